@@ -1,0 +1,40 @@
+"""From a camera and a grid of cells to pixels and viewing rays; projection."""
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsac_ros.records import Camera
+
+
+def cell_centres(width: int, height: int, stride: int) -> np.ndarray:
+    """Pixels (x, y) that the cells of a stride grid over a width x height image stand for.
+
+    Cell (i, j) covers rows i*stride to (i+1)*stride - 1, hence its centre lies at i*stride + (stride - 1) / 2 with integer pixel
+    centres. The one owner of this convention. Returns (height // stride, width // stride, 2) float64.
+    """
+    xs = np.arange(width // stride) * stride + (stride - 1) / 2
+    ys = np.arange(height // stride) * stride + (stride - 1) / 2
+    return np.stack(np.meshgrid(xs, ys), -1)
+
+
+def normalised(camera: Camera, pixels: np.ndarray) -> np.ndarray:
+    """Undistorted image-plane coordinates (x/z, y/z) of pixels (..., 2), float64."""
+    flat = np.ascontiguousarray(pixels, np.float64).reshape(-1, 1, 2)
+    coefficients = np.asarray(camera.distortion, np.float64)
+    if camera.distortion_model == 'equidistant':
+        out = cv2.fisheye.undistortPoints(flat, camera.matrix(), coefficients[:4])
+    elif camera.distortion_model == 'none' or not coefficients.any():
+        out = (flat - [camera.cx, camera.cy]) / [camera.fx, camera.fy]
+    else:
+        criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-12)
+        out = cv2.undistortPointsIter(flat, camera.matrix(), coefficients, None, None, criteria)
+    return out.reshape(pixels.shape)
+
+
+def project(points: Tensor, intrinsics: Tensor, min_depth: float = 0.05) -> Tensor:
+    """Pinhole projection of camera-frame points (..., 3) with intrinsics (..., 4) = (fx, fy, cx, cy); depth is clamped at min_depth."""
+    z = points[..., 2:].clamp(min=min_depth)
+    return points[..., :2] / z * intrinsics[..., :2] + intrinsics[..., 2:]
