@@ -66,12 +66,14 @@ class NodeOptions(Options):
     depth_topic: str = option('depth', 'Depth images registered to the colour image: 16UC1 in mm or 32FC1 in m. Unused with modality rgb.')
     camera_info_topic: str = option('camera_info', 'Intrinsics of the colour image; the newest message counts and has to have its size.')
     queue_depth: int = option(1, 'Messages that the middleware keeps per input topic.', low=1, high=100)
-    sync_slop: float = option(0.01, 'Largest difference of the stamps of a colour and a depth image that are one frame.', unit='s', low=0.0, high=1.0)
-    depth_wait: float = option(0.15, 'How long a colour image waits for its depth image before it is localised in rgb.', unit='s', low=0.0, high=5.0)
+    sync_slop: float = option(0.01, 'Largest difference of the stamps of a colour and a depth image that are one frame.',
+                              unit='s', low=0.0, high=1.0)
+    depth_wait: float = option(0.15, 'How long a colour image waits for its depth image before it is localised in rgb.',
+                               unit='s', low=0.0, high=5.0)
     max_age: float = option(0.0, 'Refuse frames whose stamp is further than this from the clock when their turn comes; 0 = off.',
                             unit='s', low=0.0, high=3600.0)
     map_frame: str = option('', "Frame that poses are in; empty takes the map's own frame_id.")
     tf_mode: str = option('map_to_camera', 'Which transform goes to /tf: from the map frame to tf_child_frame, or none.',
                           choices=('map_to_camera', 'none'))
-    tf_child_frame: str = option('localized_camera', "Child frame of that transform. The default is a private frame that cannot quarrel with a robot's "
-                                 "own TF tree; name the camera's optical frame where nothing else publishes it (hand-held).")
+    tf_child_frame: str = option('localized_camera', "Child frame of that transform. The default is a private frame that cannot quarrel with a "
+                                 "robot's own TF tree; name the camera's optical frame where nothing else publishes it (hand-held).")
