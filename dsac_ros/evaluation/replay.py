@@ -1,0 +1,87 @@
+"""Offline replay: every frame of a source through the very Localizer that the node runs, in order, one result a frame.
+
+No middleware, no clock and no drops: the same map, source and options give the same poses, bit for bit, on one machine.
+"""
+from __future__ import annotations
+
+import time
+from collections import Counter
+from itertools import islice
+from typing import Callable, Iterator, Protocol
+
+from dsac_ros.data.source import FrameSource
+from dsac_ros.errors import DataError, DecodeError
+from dsac_ros.evaluation.records import FrameResult, from_estimate, without_answer
+from dsac_ros.records import Camera, Estimate, Frame
+
+
+class FrameLocalizer(Protocol):
+    """The part of dsac_ros.localizer.Localizer that a replay needs."""
+
+    def localize(self, frame: Frame, modality: str) -> Estimate: ...
+
+    def warm_up(self, camera: Camera, modality: str) -> None: ...
+
+
+class ThinnedSource:
+    """Every k-th frame of a source, and at most `limit` of those (0: all); itself a FrameSource."""
+
+    def __init__(self, source: FrameSource, every: int = 1, limit: int = 0) -> None:
+        self.source, self.every, self.limit = source, every, limit
+
+    @property
+    def map_frame(self) -> str:
+        return self.source.map_frame
+
+    @property
+    def warnings(self) -> Counter[str]:
+        return self.source.warnings
+
+    def __len__(self) -> int:
+        kept = -(-len(self.source) // self.every)
+        return min(kept, self.limit) if self.limit else kept
+
+    def __iter__(self) -> Iterator[Frame]:
+        return islice(self.source, 0, self.limit * self.every or None, self.every)
+
+
+def replay_offline(localizer: FrameLocalizer, source: FrameSource, modality: str,
+                   progress: Callable[[int, int], None] | None = None) -> list[FrameResult]:
+    """Localise every frame of the source.
+
+    Args: modality 'rgb' or 'rgbd'; progress(done, of at most) is called after each frame. Raises DataError when the source
+    yields no frame. A frame that cannot be localised (no depth for rgbd, damaged) is a result without an answer.
+    """
+    results: list[FrameResult] = []
+    warm: Camera | None = None
+    for frame in source:
+        if frame.camera != warm:
+            # Else the first frame would pay for compilation and memory, which the node pays when it is configured.
+            localizer.warm_up(frame.camera, modality)
+            warm = frame.camera
+        results.append(_localise(localizer, frame, modality))
+        if progress:
+            progress(len(results), len(source))
+    if not results:
+        left_out = ', '.join(f'{cause}: {count}' for cause, count in source.warnings.items())
+        raise DataError(f'the source yields no frame{f" (left out: {left_out})" if left_out else ""}; check the split and the topics')
+    return results
+
+
+def choose_modality(source: FrameSource, wanted: str) -> str:
+    """'rgb' or 'rgbd': as wanted, or for 'auto' by whether the first frame has depth."""
+    if wanted != 'auto':
+        return wanted
+    first = next(iter(source), None)
+    return 'rgbd' if first is not None and first.depth is not None else 'rgb'
+
+
+def _localise(localizer: FrameLocalizer, frame: Frame, modality: str) -> FrameResult:
+    if modality == 'rgbd' and frame.depth is None:
+        return without_answer(frame, modality, 'no_depth')
+    start = time.perf_counter()
+    try:
+        estimate = localizer.localize(frame, modality)
+    except (DataError, DecodeError):
+        return without_answer(frame, modality, 'bad_frame')
+    return from_estimate(frame, estimate, (time.perf_counter() - start) * 1e3)
