@@ -63,7 +63,7 @@ class NodeOptions(Options):
     threads: int = option(0, 'CPU threads of the network; 0 leaves it to torch (one per core).', low=0, high=256)
     image_topic: str = option('image', 'Colour images, sensor_msgs/Image or, with image_compressed, sensor_msgs/CompressedImage.')
     image_compressed: bool = option(False, 'The colour images are sensor_msgs/CompressedImage (JPEG or PNG).')
-    depth_topic: str = option('depth', 'Depth images registered to the colour image: 16UC1 in mm or 32FC1 in m. Unused with modality rgb.')
+    depth_topic: str = option('depth', 'Depth images registered to the colour image: 16UC1 [mm] or 32FC1 [m]; unused with modality rgb.')
     camera_info_topic: str = option('camera_info', 'Intrinsics of the colour image; the newest message counts and has to have its size.')
     queue_depth: int = option(1, 'Messages that the middleware keeps per input topic.', low=1, high=100)
     sync_slop: float = option(0.01, 'Largest difference of the stamps of a colour and a depth image that are one frame.',
