@@ -64,6 +64,7 @@ class NodeOptions(Options):
     image_topic: str = option('image', 'Colour images, sensor_msgs/Image or, with image_compressed, sensor_msgs/CompressedImage.')
     image_compressed: bool = option(False, 'The colour images are sensor_msgs/CompressedImage (JPEG or PNG).')
     depth_topic: str = option('depth', 'Depth images registered to the colour image: 16UC1 [mm] or 32FC1 [m]; unused with modality rgb.')
+    depth_compressed: bool = option(False, 'The depth images are sensor_msgs/CompressedImage (16-bit PNG or compressedDepth).')
     camera_info_topic: str = option('camera_info', 'Intrinsics of the colour image; the newest message counts and has to have its size.')
     queue_depth: int = option(1, 'Messages that the middleware keeps per input topic.', low=1, high=100)
     sync_slop: float = option(0.01, 'Largest difference of the stamps of a colour and a depth image that are one frame.',
@@ -75,5 +76,5 @@ class NodeOptions(Options):
     map_frame: str = option('', "Frame that poses are in; empty takes the map's own frame_id.")
     tf_mode: str = option('map_to_camera', 'Which transform goes to /tf: from the map frame to tf_child_frame, or none.',
                           choices=('map_to_camera', 'none'))
-    tf_child_frame: str = option('localized_camera', "Child frame of that transform. The default is a private frame that cannot quarrel with a "
-                                 "robot's own TF tree; name the camera's optical frame where nothing else publishes it (hand-held).")
+    tf_child_frame: str = option('localized_camera', "Child frame of that transform. The default is a private frame that cannot quarrel with "
+                                 "a robot's own TF tree; name the camera's optical frame where nothing else publishes it (hand-held).")
