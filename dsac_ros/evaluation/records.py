@@ -14,7 +14,7 @@ class FrameResult:
     """One frame of the source and what became of it. Every frame of the source has one, a dropped frame too.
 
     answered: a pose was accepted (offline: verdict; live: published). Only then does the estimate count as an answer.
-    map_from_camera, covariance: the estimate, (4, 4) and (6, 6) in ROS order [m, rad], or None; may be kept for a rejected frame, as evidence.
+    map_from_camera, covariance: the estimate, (4, 4) and (6, 6) in ROS order [m, rad], or None; kept for a rejected frame as evidence.
     reference: true map_from_camera (4, 4), None where the source knows none; such frames count in availability only.
     state: the tracker's state ('' offline). reasons: why there is no answer: failed tests, or 'dropped', 'no_message'.
     residual: pixels (rgb) or metres (rgbd). latency_ms: time in the localizer (offline), or from image sent to pose received (live).

@@ -42,7 +42,7 @@ class ThinnedSource:
         return min(kept, self.limit) if self.limit else kept
 
     def __iter__(self) -> Iterator[Frame]:
-        return islice(self.source, 0, self.limit * self.every or None, self.every)
+        return islice(self.source, 0, (self.limit - 1) * self.every + 1 if self.limit else None, self.every)
 
 
 def replay_offline(localizer: FrameLocalizer, source: FrameSource, modality: str,
@@ -53,12 +53,12 @@ def replay_offline(localizer: FrameLocalizer, source: FrameSource, modality: str
     yields no frame. A frame that cannot be localised (no depth for rgbd, damaged) is a result without an answer.
     """
     results: list[FrameResult] = []
-    warm: Camera | None = None
+    warm: set[Camera] = set()
     for frame in source:
-        if frame.camera != warm:
+        if frame.camera not in warm:
             # Else the first frame would pay for compilation and memory, which the node pays when it is configured.
             localizer.warm_up(frame.camera, modality)
-            warm = frame.camera
+            warm.add(frame.camera)
         results.append(_localise(localizer, frame, modality))
         if progress:
             progress(len(results), len(source))
