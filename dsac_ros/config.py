@@ -76,5 +76,5 @@ class NodeOptions(Options):
     map_frame: str = option('', "Frame that poses are in; empty takes the map's own frame_id.")
     tf_mode: str = option('map_to_camera', 'Which transform goes to /tf: from the map frame to tf_child_frame, or none.',
                           choices=('map_to_camera', 'none'))
-    tf_child_frame: str = option('localized_camera', "Child frame of that transform. The default is a private frame that cannot quarrel with "
-                                 "a robot's own TF tree; name the camera's optical frame where nothing else publishes it (hand-held).")
+    tf_child_frame: str = option('localized_camera', 'Child frame of that transform. The default is a private one that cannot quarrel with '
+                                 'the TF tree of a robot; name the optical frame of the camera where nothing else publishes it (hand-held).')
