@@ -30,13 +30,14 @@ def decode_colour(message: Any) -> np.ndarray:
         return _decompress_colour(message)
     # 8UC1 can only be grey; whether 8UC3 is RGB or BGR nobody knows, so it is refused below.
     encoding = 'mono8' if message.encoding == '8UC1' else message.encoding.lower()
+    if encoding[:1].isdigit():
+        raise DecodeError(f'the encoding {message.encoding!r} does not say which colour is which; expected rgb8, bgr8 or another named one: is this a depth '
+                          'topic?')
     try:
         _, _, dtype, channels = to_cvtype(encoding)
     except ImageError:
         raise DecodeError(f'unknown image encoding {message.encoding!r}; expected rgb8, bgr8, rgba8, bgra8, mono8, mono16, yuv422, yuv422_yuy2 or '
                           'bayer_*: set the camera driver to one of them') from None
-    if encoding not in ('rgb8', 'mono8', 'mono16') and encoding[:1].isdigit():
-        raise DecodeError(f'the encoding {message.encoding!r} does not say which colour is which; expected rgb8, bgr8 or another named one')
     rows = _rows(message, np.dtype(dtype).itemsize * channels)
     if encoding == 'rgb8':
         return rows.reshape(message.height, message.width, 3).copy()
@@ -46,6 +47,8 @@ def decode_colour(message: Any) -> np.ndarray:
         image = image_to_cvimage(packed, 'rgb8')
     except (ImageError, cv2.error, TypeError) as error:
         raise DecodeError(f'an image of encoding {message.encoding!r} and size {message.width} x {message.height} cannot be turned into RGB: {error}') from error
+    if image.shape != (message.height, message.width, 3):
+        raise DecodeError(f'images of encoding {message.encoding!r} are not understood; set the camera driver to rgb8 or bgr8')
     return np.ascontiguousarray(image)
 
 

@@ -1,0 +1,65 @@
+"""A path in, the FrameSource that reads it out; the options of the commands that read data."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dsac_ros.data.bags import BagSource
+from dsac_ros.data.folders import FolderSource, is_folder_source
+from dsac_ros.data.source import FrameSource
+from dsac_ros.data.topics import BagTopics
+from dsac_ros.errors import DataError
+
+__all__ = ['BagTopics', 'add_source_arguments', 'open_source', 'source_from', 'warning_lines']
+STORAGE_ENDS = ('.db3', '.mcap', '.zstd')
+
+
+def open_source(path: str | Path, split: str | None = None, require_poses: bool = False, load_depth: bool = True,
+                topics: BagTopics | None = None) -> FrameSource:
+    """The reader for a rosbag2 (folder, .db3, .mcap), a data folder or a 7-Scenes folder.
+
+    Args:
+        split: which part of a data folder (a name in its splits.json). require_poses: raise where there is no reference pose at all.
+        load_depth: False leaves depth unread. topics: for bags whose topics cannot be told by type and name.
+
+    Raises DataError where nothing known is found.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f'{path}: no such file or folder')
+    is_bag = path.suffix in STORAGE_ENDS if path.is_file() else (path / 'metadata.yaml').is_file() or any(
+        file.suffix in STORAGE_ENDS for file in path.iterdir())
+    if is_bag:
+        if split is not None:
+            raise DataError(f'{path}: a bag has no splits; leave --split {split} out')
+        return BagSource(path, topics, require_poses=require_poses, load_depth=load_depth)
+    if path.is_dir() and is_folder_source(path):
+        return FolderSource(path, split, require_poses=require_poses, load_depth=load_depth)
+    raise DataError(f'{path}: no data found; looked for a rosbag2 (metadata.yaml, *.db3, *.mcap), for rgb/ with intrinsics.json, and for 7-Scenes '
+                    '(frame-XXXXXX.color.png, seq-XX/)')
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say what of a source is read, alike in every command."""
+    parser.add_argument('--split', help='part of a data folder: a name in its splits.json, e.g. val_near (7-Scenes: train, test)')
+    topics = parser.add_argument_group('topics of a bag (found by type and name where not given)')
+    topics.add_argument('--colour-topic', help='colour images, sensor_msgs Image or CompressedImage')
+    topics.add_argument('--depth-topic', help='depth images registered to colour: 16UC1 [mm] or 32FC1 [m]')
+    topics.add_argument('--info-topic', help='sensor_msgs CameraInfo of the colour images')
+    topics.add_argument('--pose-topic', help='reference poses instead of TF: Odometry (linked to the camera by /tf_static; without a link taken for the '
+                        'camera\'s own), PoseStamped or PoseWithCovarianceStamped (the camera\'s own, optical frame)')
+    topics.add_argument('--camera-frame', help='TF frame of the camera; default: frame_id of its camera_info')
+    topics.add_argument('--map-frame', help='TF frame that poses are in; default: the root of the camera\'s chain')
+
+
+def source_from(path: str | Path, options: argparse.Namespace, require_poses: bool = False, load_depth: bool = True) -> FrameSource:
+    """open_source with the options of add_source_arguments."""
+    topics = BagTopics(options.colour_topic, options.depth_topic, options.info_topic, options.pose_topic, options.camera_frame, options.map_frame)
+    return open_source(path, options.split, require_poses, load_depth, topics)
+
+
+def warning_lines(source: Any) -> list[str]:
+    """What a source left out, one line per cause with the count and the first case in words."""
+    details = getattr(source, 'details', {})
+    return [f'{count} x {cause}' + (f': {details[cause]}' if cause in details else '') for cause, count in sorted(source.warnings.items()) if count]
