@@ -77,4 +77,17 @@ class NodeOptions(Options):
     tf_mode: str = option('map_to_camera', 'Which transform goes to /tf: from the map frame to tf_child_frame, or none.',
                           choices=('map_to_camera', 'none'))
     tf_child_frame: str = option('localized_camera', 'Child frame of that transform. The default is a private one that cannot quarrel with '
-                                 'the TF tree of a robot; name the optical frame of the camera where nothing else publishes it (hand-held).')
+                                 'the TF tree of a robot; name the optical frame of the camera where nothing else publishes it.')
+
+
+@dataclass(frozen=True)
+class EstimatorOptions(Options):
+    """Generate, score, refine (dsac_ros.ransac)."""
+
+    hypotheses_rgb: int = option(256, 'minimal sets drawn per RGB frame; every root of P3P is scored', low=8, high=8192)
+    hypotheses_rgbd: int = option(128, 'minimal sets drawn per RGB-D frame', low=8, high=8192)
+    uniform_share: float = option(0.1, 'share of the draws that ignores the learned guidance', low=0.0, high=1.0)
+    inlier_sigmas: float = option(2.5, 'residual at which a cell counts half as an inlier, in standard deviations', low=0.5, high=20.0)
+    refined: int = option(8, 'hypotheses that are refined; the best is chosen afterwards', low=1, high=256)
+    refine_steps: int = option(8, 'iterations of re-weighted Gauss-Newton', low=1, high=100)
+    refine_widening: float = option(2.0, 'how much wider the inlier threshold is in the first iteration', low=1.0, high=10.0)
