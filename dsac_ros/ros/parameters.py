@@ -1,0 +1,96 @@
+"""ROS parameters out of the option groups of dsac_ros.config: declared once, described, checked, unknown names refused."""
+from __future__ import annotations
+
+import difflib
+import sys
+from dataclasses import Field, fields
+from typing import Any, Mapping
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+
+from dsac_ros.config import NodeOptions, Options, check_value
+from dsac_ros.errors import ConfigError
+
+# Node -> prefix -> options.
+GROUPS: dict[str, dict[str, type[Options]]] = {'localizer': {'': NodeOptions}}
+# Parameters that rclpy itself declares.
+BUILT_IN = ('use_sim_time', 'start_type_description_service')
+QOS_OVERRIDES = 'qos_overrides.'
+
+
+def descriptor(option: Field) -> ParameterDescriptor:
+    """Description with unit, range, choices and whether the parameter may be set while the node runs."""
+    meta = option.metadata
+    text = meta['help'] + (f' [{meta["unit"]}]' if meta['unit'] else '')
+    out = ParameterDescriptor(description=text, read_only=meta['read_only'])
+    if meta['choices']:
+        out.additional_constraints = 'one of: ' + ', '.join(meta['choices'])
+    low, high = meta['low'], meta['high']
+    if low is not None or high is not None:
+        if isinstance(option.default, float):
+            out.floating_point_range = [FloatingPointRange(from_value=float(low if low is not None else -sys.float_info.max),
+                                                           to_value=float(high if high is not None else sys.float_info.max))]
+        else:
+            out.integer_range = [IntegerRange(from_value=int(low if low is not None else -2 ** 63),
+                                              to_value=int(high if high is not None else 2 ** 63 - 1))]
+    return out
+
+
+def declare(node: Node, groups: Mapping[str, type[Options]]) -> dict[str, Any]:
+    """Declare every option of every group, as PREFIX.NAME or NAME for the prefix '', and return the groups with the values given.
+
+    Raises ConfigError, in one line, for an unknown name (with the nearest known one), a wrong type or a value out of range.
+    """
+    given = overrides(node)
+    known = {_join(prefix, option.name): option for prefix, group in groups.items() for option in fields(group)}
+    for name in given:
+        if name not in known and name not in BUILT_IN and not name.startswith(QOS_OVERRIDES):
+            near = difflib.get_close_matches(name, known, 1)
+            raise ConfigError(f'parameter {name}: unknown' + (f'; did you mean {near[0]}?' if near else f'; known: {", ".join(known)}'))
+    values = {}
+    for name, option in known.items():
+        value = given.get(name, option.default)
+        if isinstance(option.default, float) and type(value) is int:
+            value = float(value)  # `sync_slop: 1` in a YAML file is an integer
+        check_value('parameter', name, value, option.default, option.metadata)
+        values[name] = value
+        node.declare_parameter(name, value, descriptor(option), ignore_override=True)
+    return {prefix: group(**{option.name: values[_join(prefix, option.name)] for option in fields(group)})
+            for prefix, group in groups.items()}
+
+
+def overrides(node: Node) -> dict[str, Any]:
+    """The values given on the command line and in parameter files for this node."""
+    # rclpy has no public way to see the overrides of undeclared parameters short of declaring them all without a description.
+    return {name: parameter.value for name, parameter in node._parameter_overrides.items()}
+
+
+def parameter_file(node_name: str, groups: Mapping[str, type[Options]]) -> str:
+    """The YAML parameter file with every default, commented; config/*.yaml are written by this and tests compare."""
+    lines = [f'# Parameters of the node {node_name} with their defaults. Written by', f'#   python -m dsac_ros.ros.parameters {node_name}',
+             '/**:', '  ros__parameters:']
+    for prefix, group in groups.items():
+        indent = ' ' * (6 if prefix else 4)
+        lines += [f'    {prefix}:'] if prefix else []
+        for option in fields(group):
+            meta = option.metadata
+            limits = [f'unit {meta["unit"]}'] if meta['unit'] else []
+            if meta['low'] is not None or meta['high'] is not None:
+                limits.append(f'{"" if meta["low"] is None else meta["low"]} to {"" if meta["high"] is None else meta["high"]}')
+            limits += ['one of: ' + ', '.join(meta['choices'])] if meta['choices'] else []
+            lines += [f'{indent}# {meta["help"]}' + (f' ({"; ".join(limits)})' if limits else ''),
+                      f'{indent}{option.name}: {_yaml(option.default)}']
+    return '\n'.join(lines) + '\n'
+
+
+def _join(prefix: str, name: str) -> str:
+    return f'{prefix}.{name}' if prefix else name
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"'{value}'" if isinstance(value, str) else str(value)
+
+
+if __name__ == '__main__':
+    print(parameter_file(sys.argv[1], GROUPS[sys.argv[1]]), end='')
