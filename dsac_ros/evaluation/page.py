@@ -36,12 +36,13 @@ def render(results: Sequence[FrameResult], summary: Mapping[str, Any]) -> str:
                  'Lines join each answer with its reference. Nothing is aligned: both are in the frame of the map.'),
         *_figure('Error over time', plots.error_over_time(results), NO_ERRORS),
         *_figure('Cumulative error', plots.cumulative_error(results), NO_ERRORS,
-                 'Over all frames with a reference. A frame without an answer is an infinite error: the curve ends at the share of answers.'),
+                 'Over all frames with a reference. No answer is an infinite error: the curve ends at the share of answers.'),
         *_figure('Latency', plots.latency(results), 'No latency was measured.', _latency_note(run['live'])),
         _stages(results), '<h2>Frames without an answer</h2>', _reasons(summary), '<h2>Worst answers</h2>', _worst(results),
         '<h2>Run</h2>', _table(('', ''), _flat(run))]
+    body = '\n'.join(section for section in sections if section)
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>\n'
-            f'<body><h1>{escape(title)}</h1><p class="under">{escape(under)}</p>\n' + '\n'.join(s for s in sections if s) + '\n</body></html>\n')
+            f'<body><h1>{escape(title)}</h1><p class="under">{escape(under)}</p>\n{body}\n</body></html>\n')
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -124,7 +125,8 @@ def _worst(results: Sequence[FrameResult], count: int = 10) -> str:
     judged.sort(key=lambda item: -item[0][0])
     rows = [(r.name or str(r.stamp_ns), f'{m * 100:.1f}', f'{deg:.2f}', _number(r.inliers), percent(r.inlier_ratio), r.expert or '-')
             for (m, deg), r in judged[:count]]
-    return _table(('frame', 'error [cm]', 'error [deg]', 'inliers', 'ratio', 'expert'), rows, numbers=True) if rows else '<p>None to judge.</p>'
+    header = ('frame', 'error [cm]', 'error [deg]', 'inliers', 'ratio', 'expert')
+    return _table(header, rows, numbers=True) if rows else '<p>None to judge.</p>'
 
 
 def _flat(values: Mapping[str, Any]) -> list[tuple[str, str]]:

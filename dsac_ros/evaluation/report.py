@@ -73,7 +73,8 @@ def describe_run(map_path: Path, source: str, modality: str, device: str, option
         'source': str(source), 'split': options.get('split', ''), 'modality': modality, 'live': bool(options.get('live', False)),
         'rate': options.get('rate') if options.get('live') else None, 'created': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         'device': device_name(device), 'revision': git_revision(), 'options': dict(options), 'left_out': dict(warnings or {}),
-        'versions': {'dsac_ros': dsac_ros.__version__, 'python': platform.python_version(), 'torch': torch.__version__, 'numpy': np.__version__}}
+        'versions': {'dsac_ros': dsac_ros.__version__, 'python': platform.python_version(), 'torch': torch.__version__,
+                     'numpy': np.__version__}}
 
 
 def device_name(device: str) -> str:
