@@ -26,16 +26,17 @@ def run(options: argparse.Namespace) -> int:
     """Convert, then say what was written and what was left out. Raises DataError."""
     source = source_from(options.source, options, load_depth=not options.rgb_only)
     written: Counter[str] = Counter()
+    stamps: tuple[int, int] | None = None
     with BagWriter(options.out, options.storage, source.map_frame, compressed=options.compressed, overwrite=options.overwrite) as writer:
         for frame in source:
             writer.write(frame)
             written['depth images'] += frame.depth is not None
             written['reference poses'] += frame.map_from_camera is not None
-            first, last = (frame.stamp_ns if writer.frames == 1 else first), frame.stamp_ns
-        if not writer.frames:
+            stamps = (stamps[0] if stamps else frame.stamp_ns, frame.stamp_ns)
+        if stamps is None:
             raise DataError(f'{options.source}: no frames, so nothing was written')
     parts = ', '.join(f'{count} {what}' for what, count in written.items())
-    print(f'{options.out}: {writer.frames} frames over {(last - first) / 1e9:.1f} s, {parts}, map frame {source.map_frame!r}')
+    print(f'{options.out}: {writer.frames} frames over {(stamps[1] - stamps[0]) / 1e9:.1f} s, {parts}, map frame {source.map_frame!r}')
     for line in warning_lines(source):
         print(f'warning: {line}')
     return 0

@@ -44,15 +44,16 @@ class BagContents:
 class BagSource:
     """Frames of a rosbag2 folder, or of one .db3 or .mcap file.
 
-    The messages are the standard ones, read with Jazzy's definitions, so foreign types beside them in the bag do no harm. A first pass reads
-    the small messages (camera_info, TF, poses), then every iteration reads the images lazily.
+    The messages are the standard ones, read with Jazzy's definitions, so foreign types beside them in the bag do no harm. A first pass
+    reads the small messages (camera_info, TF, poses), then every iteration reads the images lazily.
 
-    Reference poses: `topics.pose`, else the TF chain from the root (or `topics.map_frame`) to the image's frame_id where something in it moves,
-    else the only pose topic. An Odometry's child frame is linked to the camera by /tf_static; where that has no link, the pose is taken for the
-    camera's own (optical frame) and counted as 'assumed_camera_pose'. PoseStamped and PoseWithCovarianceStamped are always the camera's own.
+    Reference poses: `topics.pose`, else the TF chain from the root (or `topics.map_frame`) to the camera's frame_id where something in it
+    moves, else the only pose topic. An Odometry's child frame is linked to the camera by /tf_static; where that has no link, the pose is
+    taken for the camera's own (optical frame) and counted as 'assumed_camera_pose'. PoseStamped and PoseWithCovarianceStamped are always
+    the camera's own.
 
-    warnings: no_depth, no_pose, undecodable, zero_stamp, camera_size, depth_size, depth_frame, assumed_camera_pose, time_jump, missing_messages;
-    `details` has the first occurrence of each in words, with its topic.
+    warnings: no_depth, no_pose, undecodable, zero_stamp, camera_size, depth_size, depth_frame, assumed_camera_pose, time_jump,
+    missing_messages; `details` has the first occurrence of each in words, with its topic.
     """
 
     def __init__(self, path: str | Path, topics: BagTopics | None = None, *, require_poses: bool = False, load_depth: bool = True,
@@ -66,7 +67,8 @@ class BagSource:
         self._first_pass = Counter(self.warnings), dict(self.details)
         self.map_frame = self.contents.map_frame
         if require_poses and self.contents.pose_at is None:
-            raise DataError(f'{self.path}: no reference poses. Looked for a TF chain that moves and ends in {self._camera_frame!r}, and for a topic of '
+            raise DataError(f'{self.path}: no reference poses. Looked for a TF chain that moves and ends in {self._camera_frame!r}, and '
+                            'for a topic of '
                             f'{", ".join(t.POSES)}; name one with --pose-topic, or the frames with --map-frame and --camera-frame')
 
     def __len__(self) -> int:
@@ -151,7 +153,8 @@ class BagSource:
         if child and child != camera:
             link = tree.lookup(child, camera, 0)
             if link is None:
-                self._warn('assumed_camera_pose', f'{topic}: no static transform from {child!r} to {camera!r}; its poses are taken for the camera\'s own')
+                self._warn('assumed_camera_pose',
+                           f'{topic}: no static transform from {child!r} to {camera!r}; its poses are taken for the camera\'s own')
             else:
                 child_from_camera = link
 
@@ -220,8 +223,8 @@ class BagSource:
             self._warn('undecodable', f'{contents.colour}: {error}')
             return None
         if image.shape[:2] != (camera.height, camera.width):
-            self._warn('camera_size', f'{contents.colour}: images of {image.shape[1]} x {image.shape[0]}, but {contents.info} describes {camera.width} x '
-                       f'{camera.height}')
+            self._warn('camera_size', f'{contents.colour}: images of {image.shape[1]} x {image.shape[0]}, but {contents.info} describes '
+                       f'{camera.width} x {camera.height}')
             return None
         depth = self._depth(found['depth'], message, image.shape[:2]) if 'depth' in found else None
         if depth is None and self.load_depth:
@@ -240,11 +243,13 @@ class BagSource:
             return None
         check_depth_unit(depth, getattr(message, 'encoding', '') or message.format.partition(';')[0], f'{self.path}: {topic}')
         if message.header.frame_id != colour.header.frame_id:
-            self._warn('depth_frame', f'{topic} is in the frame {message.header.frame_id!r}, colour in {colour.header.frame_id!r}: it has to be registered to '
-                       'colour; switch on the driver\'s aligned or registered depth')
+            self._warn('depth_frame', f'{topic} is in the frame {message.header.frame_id!r}, colour in {colour.header.frame_id!r}: it '
+                       'has to '
+                       'be registered to colour; switch on the driver\'s aligned or registered depth')
         if depth.shape != shape:
             if depth.shape[0] * shape[1] != depth.shape[1] * shape[0]:
-                self._warn('depth_size', f'{topic}: depth of {depth.shape[1]} x {depth.shape[0]} cannot lie over images of {shape[1]} x {shape[0]}')
+                self._warn('depth_size',
+                           f'{topic}: depth of {depth.shape[1]} x {depth.shape[0]} cannot lie over images of {shape[1]} x {shape[0]}')
                 return None
             depth = cv2.resize(depth, shape[::-1], interpolation=cv2.INTER_NEAREST)
         return depth
@@ -276,9 +281,11 @@ def check_depth_unit(depth: np.ndarray, encoding: str, where: str) -> None:
         return
     median = float(np.median(valid))
     if encoding.strip() == '32FC1' and median > 100:
-        raise DataError(f'{where}: 32FC1 depth has to be in metres, but its median is {median:.0f}: these are millimetres; divide by 1000, or publish 16UC1')
+        raise DataError(f'{where}: 32FC1 depth has to be in metres, but its median is {median:.0f}: these are millimetres; divide by '
+                        '1000, or publish 16UC1')
     if encoding.strip() in ('16UC1', 'mono16') and median < 0.05:
-        raise DataError(f'{where}: 16UC1 depth has to be in millimetres, but its median is {median * 1000:.0f} mm: these are metres or another '
+        raise DataError(f'{where}: 16UC1 depth has to be in millimetres, but its median is {median * 1000:.0f} mm: these are metres or '
+                        'another '
                         'unit; publish 32FC1 in metres, or millimetres')
 
 

@@ -1,7 +1,7 @@
 """A few frames in, a DataError out where their poses cannot be what they are said to be: inverted, or in another unit than depth.
 
-Two tests: depth, warped from one view into another, has to meet the depth measured there; without depth, matched features have to lie on the
-epipolar lines. Each is done with the poses as given and with every pose inverted; whoever has them the right way round wins by far.
+Two tests: depth, warped from one view into another, has to meet the depth measured there; without depth, matched features have to lie on
+the epipolar lines. Each is done with the poses as given and with every pose inverted; the right way round wins by far.
 """
 from __future__ import annotations
 
@@ -51,15 +51,14 @@ def check_consistency(frames: Sequence[Frame], max_pairs: int = 8, name: str = '
         method, agreement = 'epipolar', _epipolar_agreement
     given = _over(pairs, agreement, False)
     inverted = _over(pairs, agreement, True)
+    rescaled, scale = max((_over(pairs, agreement, False, scale), scale) for scale in SCALES) if method == 'depth' else (0.0, 1.0)
+    if _clearly(rescaled, given) and rescaled > inverted:
+        raise DataError(f'{name}: depth and reference poses have different units: {given:.0%} of the points agree between views, '
+                        f'{rescaled:.0%} with depth multiplied by {scale:g}. Both have to be in metres (16UC1 depth in millimetres)')
     if _clearly(inverted, given):
-        raise DataError(f'{name}: the reference poses are inverted: {given:.0%} of the points agree between views as they are, {inverted:.0%} with '
-                        'every pose inverted. Expected map_from_camera (where the camera is in the map); invert them, or look at the frames of the TF')
-    if method == 'depth':
-        for scale in SCALES:
-            rescaled = _over(pairs, agreement, False, scale)
-            if _clearly(rescaled, given):
-                raise DataError(f'{name}: depth and reference poses have different units: {given:.0%} of the points agree between views, '
-                                f'{rescaled:.0%} with depth multiplied by {scale:g}. Both have to be in metres (16UC1 depth in millimetres)')
+        raise DataError(f'{name}: the reference poses are inverted: {given:.0%} of the points agree between views as they are, '
+                        f'{inverted:.0%} with every pose inverted. Expected map_from_camera (where the camera is in the map); invert them, '
+                        'or look at the frames of the TF')
     return Consistency(given, inverted, len(pairs), method)
 
 
@@ -119,7 +118,7 @@ def _depth_agreement(first: Frame, second: Frame, second_from_first: np.ndarray,
 
 
 def _project(points: np.ndarray, camera: Camera) -> np.ndarray:
-    """(N, 3) in front of the camera -> (N, 2) pixels with distortion; far outside the view, where polynomials fold back, not usable pixels."""
+    """(N, 3) in front of the camera -> (N, 2) pixels with distortion; -1e6 far outside the view, where polynomials fold back."""
     plane = points[:, :2] / points[:, 2:]
     limit = np.abs(normalised(camera, np.array([[0.0, 0.0], [camera.width - 1.0, camera.height - 1.0]]))).max() * 1.2
     clipped = np.column_stack([np.clip(plane, -limit, limit), np.ones(len(points))])
@@ -136,7 +135,8 @@ def _project(points: np.ndarray, camera: Camera) -> np.ndarray:
 def _epipolar_agreement(first: Frame, second: Frame, second_from_first: np.ndarray, scale: float) -> float:
     """Share of ORB matches within MATCH_TOLERANCE of their epipolar lines. (scale has no effect on it.)"""
     orb = cv2.ORB_create(800)
-    (points_a, words_a), (points_b, words_b) = (orb.detectAndCompute(cv2.cvtColor(f.image, cv2.COLOR_RGB2GRAY), None) for f in (first, second))
+    (points_a, words_a), (points_b, words_b) = (orb.detectAndCompute(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), None)
+                                                for frame in (first, second))
     if words_a is None or words_b is None:
         return 0.0
     matches = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True).match(words_a, words_b)

@@ -31,12 +31,14 @@ def decode_colour(message: Any) -> np.ndarray:
     # 8UC1 can only be grey; whether 8UC3 is RGB or BGR nobody knows, so it is refused below.
     encoding = 'mono8' if message.encoding == '8UC1' else message.encoding.lower()
     if encoding[:1].isdigit():
-        raise DecodeError(f'the encoding {message.encoding!r} does not say which colour is which; expected rgb8, bgr8 or another named one: is this a depth '
+        raise DecodeError(f'the encoding {message.encoding!r} does not say which colour is which; expected rgb8, bgr8 or another named '
+                          'one: is this a depth '
                           'topic?')
     try:
         _, _, dtype, channels = to_cvtype(encoding)
     except ImageError:
-        raise DecodeError(f'unknown image encoding {message.encoding!r}; expected rgb8, bgr8, rgba8, bgra8, mono8, mono16, yuv422, yuv422_yuy2 or '
+        raise DecodeError(f'unknown image encoding {message.encoding!r}; expected rgb8, bgr8, rgba8, bgra8, mono8, mono16, yuv422, '
+                          'yuv422_yuy2 or '
                           'bayer_*: set the camera driver to one of them') from None
     rows = _rows(message, np.dtype(dtype).itemsize * channels)
     if encoding == 'rgb8':
@@ -46,14 +48,15 @@ def decode_colour(message: Any) -> np.ndarray:
     try:
         image = image_to_cvimage(packed, 'rgb8')
     except (ImageError, cv2.error, TypeError) as error:
-        raise DecodeError(f'an image of encoding {message.encoding!r} and size {message.width} x {message.height} cannot be turned into RGB: {error}') from error
+        raise DecodeError(f'an image of encoding {message.encoding!r} and size {message.width} x {message.height} cannot be turned into '
+                          f'RGB: {error}') from error
     if image.shape != (message.height, message.width, 3):
         raise DecodeError(f'images of encoding {message.encoding!r} are not understood; set the camera driver to rgb8 or bgr8')
     return np.ascontiguousarray(image)
 
 
 def decode_depth(message: Any) -> np.ndarray:
-    """sensor_msgs Image (16UC1 or mono16 in mm, 32FC1 in m) or CompressedImage (16-bit PNG in mm, compressedDepth) -> (H, W) float32 metres.
+    """sensor_msgs Image (16UC1, mono16 [mm], 32FC1 [m]) or CompressedImage (16-bit PNG [mm], compressedDepth) -> (H, W) float32 metres.
 
     0 where there is none: NaN, infinite and negative depths become 0. Raises DecodeError.
     """
@@ -71,8 +74,9 @@ def decode_camera(camera_info: Any, rectified: bool = False) -> Camera:
 
     rectified: the image is a rectified one (image_rect), which P describes and not K and D. Raises DecodeError.
     """
-    k = np.asarray(camera_info.k, np.float64).ravel() if not rectified else np.asarray(camera_info.p, np.float64).reshape(3, 4)[:, :3].ravel()
-    name = 'P' if rectified else 'K'
+    name, k = 'K', np.asarray(camera_info.k, np.float64).ravel()
+    if rectified:
+        name, k = 'P', np.asarray(camera_info.p, np.float64).reshape(3, 4)[:, :3].ravel()
     d = np.asarray(camera_info.d, np.float64).ravel()
     width, height = int(camera_info.width), int(camera_info.height)
     if width <= 0 or height <= 0:
@@ -80,13 +84,15 @@ def decode_camera(camera_info: Any, rectified: bool = False) -> Camera:
     if not (np.isfinite(k).all() and np.isfinite(d).all()):
         raise DecodeError(f'camera_info is not finite: {name} {k.tolist()}, D {d.tolist()}; calibrate the camera')
     if k[0] <= 0 or k[4] <= 0:
-        raise DecodeError(f'camera_info has the focal lengths {k[0]:g} and {k[4]:g} in {name}; expected positive ones: the camera is not calibrated')
+        raise DecodeError(f'camera_info has the focal lengths {k[0]:g} and {k[4]:g} in {name}; expected positive ones: the camera is not '
+                          'calibrated')
     model, coefficients = ('none', ()) if rectified else _distortion(camera_info.distortion_model, d)
     camera = Camera(width, height, float(k[0]), float(k[4]), float(k[2]), float(k[5]), model, coefficients)
     roi = camera_info.roi
     if roi.width and roi.height:
         if roi.x_offset + roi.width > width or roi.y_offset + roi.height > height:
-            raise DecodeError(f'camera_info\'s region of interest {roi.width} x {roi.height} at ({roi.x_offset}, {roi.y_offset}) leaves the image '
+            raise DecodeError(f'camera_info\'s region of interest {roi.width} x {roi.height} at ({roi.x_offset}, {roi.y_offset}) leaves '
+                              'the image '
                               f'of {width} x {height}')
         camera = camera.cropped(int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height))
     bin_x, bin_y = max(1, int(camera_info.binning_x)), max(1, int(camera_info.binning_y))
@@ -133,7 +139,8 @@ def _decompress_colour(message: Any) -> np.ndarray:
     # EXIF must not turn the image away from its camera_info.
     image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if len(data) else None
     if image is None:
-        raise DecodeError(f'a compressed image (format {message.format!r}, {len(data)} bytes) cannot be decoded; expected a whole JPEG or PNG')
+        raise DecodeError(f'a compressed image (format {message.format!r}, {len(data)} bytes) cannot be decoded; expected a whole JPEG '
+                          'or PNG')
     # Old publishers compress RGB as if it were BGR and say so in the format (compressed_image_transport).
     return image if 'compressed rgb' in message.format else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
@@ -142,7 +149,8 @@ def _decompress_depth(message: Any) -> np.ndarray:
     data = _bytes(message)
     start = next((at for at in (0, 12) if data[at:at + 4].tobytes() == PNG_SIGNATURE), None)
     if start is None:
-        raise DecodeError(f'a compressed depth image (format {message.format!r}, {len(data)} bytes) has no PNG in it; expected 16-bit PNG or '
+        raise DecodeError(f'a compressed depth image (format {message.format!r}, {len(data)} bytes) has no PNG in it; expected 16-bit '
+                          'PNG or '
                           'compressedDepth with PNG: set the publisher\'s .compressedDepth.format to png, and do not record depth as JPEG')
     values = cv2.imdecode(data[start:], cv2.IMREAD_UNCHANGED)
     if values is None:

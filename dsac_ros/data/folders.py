@@ -62,7 +62,8 @@ class FolderSource:
         if not self._entries:
             raise DataError(f'{path}: no frames')
         if require_poses and all(entry.read_pose() is None for entry in self._entries):
-            raise DataError(f'{path}: none of {len(self)} frames has a reference pose; expected poses.txt (frame_id tx ty tz qx qy qz qw) or .pose.txt files')
+            raise DataError(f'{path}: none of {len(self)} frames has a reference pose; expected poses.txt (frame_id tx ty tz qx qy qz '
+                            'qw) or .pose.txt files')
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -119,7 +120,8 @@ def _plain_entries(path: Path, split: str | None) -> list[Entry]:
     if bad := [name for name in names if not name.isdigit()]:
         raise DataError(f'{path}: frame names have to be numbers, found {bad[0]!r}')
     if missing := [name for name in names if name not in images]:
-        raise DataError(f'{path / "rgb" / missing[0]}.jpg: missing, though the split {split!r} of splits.json names it ({len(missing)} in all)')
+        raise DataError(f'{path / "rgb" / missing[0]}.jpg: missing, though the split {split!r} of splits.json names it ({len(missing)} '
+                        'in all)')
     poses = _plain_poses(path / 'poses.txt')
     return [Entry(name, _stamp(name), images[name], path / 'depth' / f'{name}.png' if (path / 'depth').is_dir() else None,
                   lambda name=name: poses.get(name)) for name in sorted(names, key=int)]
@@ -189,7 +191,8 @@ def _seven_scenes_entries(path: Path, split: str | None) -> list[Entry]:
             stem = f'frame-{number}'
             name = stem if sequence == path else f'{sequence.name}/{stem}'
             pose = sequence / f'{stem}.pose.txt'
-            entries.append(Entry(name, _stamp(str(offset + int(number))), image, sequence / f'{stem}.depth.png', lambda pose=pose: _seven_scenes_pose(pose)))
+            entries.append(Entry(name, _stamp(str(offset + int(number))), image, sequence / f'{stem}.depth.png',
+                                 lambda pose=pose: _seven_scenes_pose(pose)))
     return entries
 
 

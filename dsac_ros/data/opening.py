@@ -36,7 +36,8 @@ def open_source(path: str | Path, split: str | None = None, require_poses: bool 
         return BagSource(path, topics, require_poses=require_poses, load_depth=load_depth)
     if path.is_dir() and is_folder_source(path):
         return FolderSource(path, split, require_poses=require_poses, load_depth=load_depth)
-    raise DataError(f'{path}: no data found; looked for a rosbag2 (metadata.yaml, *.db3, *.mcap), for rgb/ with intrinsics.json, and for 7-Scenes '
+    raise DataError(f'{path}: no data found; looked for a rosbag2 (metadata.yaml, *.db3, *.mcap), for rgb/ with intrinsics.json, and for '
+                    '7-Scenes '
                     '(frame-XXXXXX.color.png, seq-XX/)')
 
 
@@ -47,19 +48,22 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     topics.add_argument('--colour-topic', help='colour images, sensor_msgs Image or CompressedImage')
     topics.add_argument('--depth-topic', help='depth images registered to colour: 16UC1 [mm] or 32FC1 [m]')
     topics.add_argument('--info-topic', help='sensor_msgs CameraInfo of the colour images')
-    topics.add_argument('--pose-topic', help='reference poses instead of TF: Odometry (linked to the camera by /tf_static; without a link taken for the '
-                        'camera\'s own), PoseStamped or PoseWithCovarianceStamped (the camera\'s own, optical frame)')
+    topics.add_argument('--pose-topic', help='reference poses instead of TF: Odometry (linked to the camera by /tf_static; without a '
+                        'link taken '
+                        'for the camera\'s own), PoseStamped or PoseWithCovarianceStamped (the camera\'s own, optical frame)')
     topics.add_argument('--camera-frame', help='TF frame of the camera; default: frame_id of its camera_info')
     topics.add_argument('--map-frame', help='TF frame that poses are in; default: the root of the camera\'s chain')
 
 
 def source_from(path: str | Path, options: argparse.Namespace, require_poses: bool = False, load_depth: bool = True) -> FrameSource:
     """open_source with the options of add_source_arguments."""
-    topics = BagTopics(options.colour_topic, options.depth_topic, options.info_topic, options.pose_topic, options.camera_frame, options.map_frame)
+    topics = BagTopics(options.colour_topic, options.depth_topic, options.info_topic, options.pose_topic,
+                       options.camera_frame, options.map_frame)
     return open_source(path, options.split, require_poses, load_depth, topics)
 
 
 def warning_lines(source: Any) -> list[str]:
     """What a source left out, one line per cause with the count and the first case in words."""
     details = getattr(source, 'details', {})
-    return [f'{count} x {cause}' + (f': {details[cause]}' if cause in details else '') for cause, count in sorted(source.warnings.items()) if count]
+    return [f'{count} x {cause}' + (f': {details[cause]}' if cause in details else '')
+            for cause, count in sorted(source.warnings.items()) if count]

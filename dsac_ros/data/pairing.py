@@ -12,8 +12,8 @@ REORDER_NS = 200_000_000
 class StampPairer:
     """Joins streams by stamp; the first one leads: every set has the stamp of its leading item.
 
-    An exact match is returned at once. A near one (within slop_ns) is returned as soon as no later message could better it, for either side:
-    when the follower has gone past the leader's stamp, and the leader past the follower's. Every item is used at most once.
+    An exact match is returned at once. A near one (within slop_ns) is returned as soon as no later message could better it, for either
+    side: when the follower has gone past the leader's stamp, and the leader past the follower's. Every item is used at most once.
 
     Args:
         queue: items kept per stream while they wait. partial: return leading items without partners too, as sets of what there is.

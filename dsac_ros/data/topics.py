@@ -1,4 +1,4 @@
-"""The topics of a bag in, those that hold colour, depth, camera_info and poses out; where it is not plain, an error lists the candidates."""
+"""The topics of a bag in, those that hold colour, depth, camera_info and poses out; where it is not plain, an error lists them."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ TRANSPORTS = ('/compressedDepth', '/compressed')
 
 @dataclass(frozen=True)
 class BagTopics:
-    """What to read from a bag; None: found by type and name. Frames: camera_frame None is the image's frame_id, map_frame None the root of TF."""
+    """What to read from a bag; None: found by type and name. camera_frame None: that of camera_info; map_frame None: the root of TF."""
 
     colour: str | None = None
     depth: str | None = None
@@ -46,7 +46,8 @@ def colour_topic(types: Mapping[str, str], asked: str | None) -> str:
     if len(found) > 1:
         found = [topic for topic in found if _has(topic, COLOUR_WORDS)] or found
     if not found:
-        raise DataError(f'no topic with colour images (sensor_msgs Image or CompressedImage); the bag has {listing(types)}. Name it with --colour-topic')
+        raise DataError(f'no topic with colour images (sensor_msgs Image or CompressedImage); the bag has {listing(types)}. Name it with '
+                        '--colour-topic')
     return _only(found, 'colour images', '--colour-topic')
 
 

@@ -13,7 +13,8 @@ def matrix_from(translation: np.ndarray, quat_xyzw: np.ndarray) -> np.ndarray:
     """(3,) metres and (4,) quaternion, normalised here -> (4, 4) float64. Raises DataError for a zero or non-finite one."""
     translation, quat_xyzw = np.asarray(translation, np.float64), np.asarray(quat_xyzw, np.float64)
     if not (np.isfinite(translation).all() and np.isfinite(quat_xyzw).all() and np.linalg.norm(quat_xyzw) > 1e-6):
-        raise DataError(f'a pose is not one: translation {translation.tolist()}, quaternion xyzw {quat_xyzw.tolist()}; expected finite numbers and a '
+        raise DataError(f'a pose is not one: translation {translation.tolist()}, quaternion xyzw {quat_xyzw.tolist()}; expected finite '
+                        'numbers and a '
                         'quaternion of length 1')
     a_from_b = np.eye(4)
     a_from_b[:3, :3] = Rotation.from_quat(quat_xyzw).as_matrix()

@@ -72,7 +72,8 @@ class BagWriter:
     def write(self, frame: Frame) -> None:
         """Colour and camera_info; depth, TF and reference pose where the frame has them. All carry the frame's stamp."""
         if frame.stamp_ns <= 0:
-            raise DataError(f'frame {frame.name!r} has the stamp {frame.stamp_ns} ns; ROS takes zero for "no stamp", so it must be positive')
+            raise DataError(f'frame {frame.name!r} has the stamp {frame.stamp_ns} ns; ROS takes zero for "no stamp", so it must be '
+                            'positive')
         self._colour(frame)
         self._put(INFO_TOPIC, self._camera_info(frame.camera, frame.stamp_ns), frame.stamp_ns)
         if frame.depth is not None:
@@ -84,7 +85,7 @@ class BagWriter:
     def _colour(self, frame: Frame) -> None:
         if self.compressed:
             _, data = cv2.imencode('.jpg', cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, self.jpeg_quality])
-            message = self._new('sensor_msgs/msg/CompressedImage', header=self._header(frame.stamp_ns), format='rgb8; jpeg compressed bgr8', data=data.ravel())
+            message = self._packed('rgb8; jpeg compressed bgr8', data.ravel(), frame.stamp_ns)
             self._put(COLOUR_TOPIC + '/compressed', message, frame.stamp_ns)
         else:
             self._put(COLOUR_TOPIC, self._image(frame.image, 'rgb8', frame.stamp_ns), frame.stamp_ns)
@@ -97,8 +98,7 @@ class BagWriter:
             # compressedDepth: a header of one int32 and two float32 (used by 32FC1 only), then the PNG.
             _, png = cv2.imencode('.png', depth_mm)
             data = np.concatenate([np.zeros(12, np.uint8), png.ravel()])
-            message = self._new('sensor_msgs/msg/CompressedImage', header=self._header(stamp_ns), format='16UC1; compressedDepth png', data=data)
-            self._put(DEPTH_TOPIC + '/compressedDepth', message, stamp_ns)
+            self._put(DEPTH_TOPIC + '/compressedDepth', self._packed('16UC1; compressedDepth png', data, stamp_ns), stamp_ns)
         else:
             self._put(DEPTH_TOPIC, self._image(depth_mm, '16UC1', stamp_ns), stamp_ns)
 
@@ -107,7 +107,8 @@ class BagWriter:
         quat_xyzw = quat_xyzw_of(map_from_camera).tolist()
         rotation = self._new('geometry_msgs/msg/Quaternion', **dict(zip('xyzw', quat_xyzw, strict=True)))
         header = self._header(stamp_ns, self.map_frame)
-        transform = self._new('geometry_msgs/msg/Transform', translation=self._new('geometry_msgs/msg/Vector3', x=x, y=y, z=z), rotation=rotation)
+        translation = self._new('geometry_msgs/msg/Vector3', x=x, y=y, z=z)
+        transform = self._new('geometry_msgs/msg/Transform', translation=translation, rotation=rotation)
         stamped = self._new('geometry_msgs/msg/TransformStamped', header=header, child_frame_id=self.camera_frame, transform=transform)
         self._put('/tf', self._new('tf2_msgs/msg/TFMessage', transforms=[stamped]), stamp_ns)
         pose = self._new('geometry_msgs/msg/Pose', position=self._new('geometry_msgs/msg/Point', x=x, y=y, z=z), orientation=rotation)
@@ -117,14 +118,17 @@ class BagWriter:
         model, coefficients = ROS_PINHOLE if camera.distortion_model == 'none' else (camera.distortion_model, camera.distortion)
         k = camera.matrix()
         whole = self._new('sensor_msgs/msg/RegionOfInterest', x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
-        return self._new('sensor_msgs/msg/CameraInfo', header=self._header(stamp_ns), height=camera.height, width=camera.width, distortion_model=model,
-                         d=np.array(coefficients, np.float64), k=k.ravel(), r=np.eye(3).ravel(), p=np.hstack([k, np.zeros((3, 1))]).ravel(),
-                         binning_x=0, binning_y=0, roi=whole)
+        return self._new('sensor_msgs/msg/CameraInfo', header=self._header(stamp_ns), height=camera.height, width=camera.width,
+                         distortion_model=model, d=np.array(coefficients, np.float64), k=k.ravel(), r=np.eye(3).ravel(),
+                         p=np.hstack([k, np.zeros((3, 1))]).ravel(), binning_x=0, binning_y=0, roi=whole)
 
     def _image(self, pixels: np.ndarray, encoding: str, stamp_ns: int) -> object:
         data = np.ascontiguousarray(pixels)
-        return self._new('sensor_msgs/msg/Image', header=self._header(stamp_ns), height=data.shape[0], width=data.shape[1], encoding=encoding,
-                         is_bigendian=0, step=data.strides[0], data=data.view(np.uint8).ravel())
+        return self._new('sensor_msgs/msg/Image', header=self._header(stamp_ns), height=data.shape[0], width=data.shape[1],
+                         encoding=encoding, is_bigendian=0, step=data.strides[0], data=data.view(np.uint8).ravel())
+
+    def _packed(self, encoding: str, data: np.ndarray, stamp_ns: int) -> object:
+        return self._new('sensor_msgs/msg/CompressedImage', header=self._header(stamp_ns), format=encoding, data=data)
 
     def _header(self, stamp_ns: int, frame_id: str | None = None) -> object:
         seconds, nanoseconds = divmod(int(stamp_ns), 1_000_000_000)
