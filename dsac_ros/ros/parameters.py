@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import textwrap
 from dataclasses import Field, fields
 from typing import Any, Mapping
 
@@ -79,8 +80,9 @@ def parameter_file(node_name: str, groups: Mapping[str, type[Options]]) -> str:
             if meta['low'] is not None or meta['high'] is not None:
                 limits.append(f'{"" if meta["low"] is None else meta["low"]} to {"" if meta["high"] is None else meta["high"]}')
             limits += ['one of: ' + ', '.join(meta['choices'])] if meta['choices'] else []
-            lines += [f'{indent}# {meta["help"]}' + (f' ({"; ".join(limits)})' if limits else ''),
-                      f'{indent}{option.name}: {_yaml(option.default)}']
+            text = meta['help'] + (f' ({"; ".join(limits)})' if limits else '')
+            lines += textwrap.wrap(text, 120, initial_indent=f'{indent}# ', subsequent_indent=f'{indent}# ')
+            lines += [f'{indent}{option.name}: {_yaml(option.default)}']
     return '\n'.join(lines) + '\n'
 
 
