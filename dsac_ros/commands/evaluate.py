@@ -5,20 +5,23 @@ import argparse
 import importlib
 import importlib.util
 import sys
-from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, Callable
 
 import torch
 
+from dsac_ros.data.opening import add_source_arguments, source_from, warning_lines
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import ConfigError, DsacError
 from dsac_ros.evaluation.options import EvaluationOptions
 from dsac_ros.evaluation.page import summary_rows
 from dsac_ros.evaluation.records import FrameResult
-from dsac_ros.evaluation.replay import ThinnedSource, choose_modality, replay_offline
+from dsac_ros.evaluation.replay import ThinnedSource, choose_modality, no_frames, replay_offline
 from dsac_ros.evaluation.report import check_place, describe_run, write_results
 
+Replayed = tuple[list[FrameResult], dict[str, Any]]  # the results, and what else was seen, for `run` of summary.json
+NOT_OPTIONS = ('run', 'command', 'map', 'source', 'out', 'overwrite')  # the rest of the namespace is stored as run
 HELP = 'measure a map on a bag or data folder, offline or live, and write a report'
 
 
@@ -34,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         else:
             parser.add_argument(f'--{f.name}', type=type(f.default), default=f.default, choices=f.metadata['choices'] or None,
                                 help=f.metadata['help'])
+    add_source_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -44,39 +48,51 @@ def run(options: argparse.Namespace) -> int:
         _require_ros()
     if options.out is not None:
         check_place(options.out, options.overwrite)  # before the minutes of work, not after
-    source: FrameSource = ThinnedSource(_open(options.source, chosen), chosen.every, chosen.frames)
+    whole = source_from(options.source, options, load_depth=chosen.modality != 'rgb')
+    source: FrameSource = ThinnedSource(whole, chosen.every, chosen.frames)
     modality = choose_modality(source, chosen.modality)
-    folder = options.out or Path('results') / _default_name(options.map, options.source, chosen, modality)
+    folder = options.out or Path('results') / _default_name(options.map, options.source, options.split, modality, chosen.live)
     check_place(folder, options.overwrite)
-    results = _replay(options.map, source, modality, chosen, device)
-    described = describe_run(options.map, options.source, modality, device, asdict(chosen), source.warnings)
-    summary = write_results(folder, results, described, options.overwrite)
-    _print_table(summary_rows(summary), source.warnings)
+    results, observed = (_replay_live if chosen.live else _replay_offline)(options.map, source, modality, chosen, device)
+    as_run = {name: value for name, value in vars(options).items() if name not in NOT_OPTIONS and value is not None}
+    described = describe_run(options.map, options.source, modality, device, as_run, source.warnings)
+    summary = write_results(folder, results, {**described, **observed}, options.overwrite)
+    _print_table(summary_rows(summary), warning_lines(whole))
     print(f'report: {(folder / "report.html").resolve()}')
     return 0
 
 
-def _open(path: str, chosen: EvaluationOptions) -> FrameSource:
-    from dsac_ros.data.opening import open_source
-    return open_source(path, split=chosen.split or None, require_poses=False, load_depth=chosen.modality != 'rgb')
-
-
-def _replay(map_path: Path, source: FrameSource, modality: str, chosen: EvaluationOptions, device: str) -> list[FrameResult]:
-    if chosen.live:
+def _replay_live(map_path: Path, source: FrameSource, modality: str, chosen: EvaluationOptions, device: str) -> Replayed:
+    try:
         live_replay = importlib.import_module('dsac_ros.ros.live_replay')
-        return list(live_replay.replay_live(map_path, source, modality, rate=chosen.rate))
+    except ImportError as error:
+        raise DsacError(f'--live runs the ROS 2 node, which cannot be imported ({error}); build the package with colcon and source '
+                        'install/setup.bash, or leave --live away') from error
+    replay = live_replay.replay_live(map_path, source, modality, rate=chosen.rate, device=device, progress=_shown_progress())
+    if not replay.results:
+        raise no_frames(source)
+    memory = [round(megabytes, 1) for _, megabytes in replay.memory_mb]
+    seen = {'first': memory[0], 'last': memory[-1], 'highest': max(memory)} if memory else {}
+    return replay.results, {'node_counters': dict(replay.counters), 'node_memory_mb': seen}
+
+
+def _replay_offline(map_path: Path, source: FrameSource, modality: str, chosen: EvaluationOptions, device: str) -> Replayed:
     from dsac_ros.localizer import Localizer
     localizer = Localizer.from_map(map_path, device=device)
     if source.map_frame and localizer.map_frame != source.map_frame:
         print(f'dsac-ros evaluate: the reference poses are in frame {source.map_frame!r}, the map is {localizer.map_frame!r}; '
               'errors are right only where the two coincide', file=sys.stderr)
-    return replay_offline(localizer, source, modality, _progress if sys.stderr.isatty() else None)
+    return replay_offline(localizer, source, modality, _shown_progress()), {}
 
 
 def _require_ros() -> None:
     if importlib.util.find_spec('rclpy') is None:
         raise DsacError('--live runs the ROS 2 node, but rclpy cannot be imported; source a ROS 2 setup file or use the venv that '
                         'make test sets up, or leave --live away')
+
+
+def _shown_progress() -> Callable[[int, int], None] | None:
+    return _progress if sys.stderr.isatty() else None
 
 
 def _device(wanted: str) -> str:
@@ -94,8 +110,8 @@ def _device(wanted: str) -> str:
     return wanted
 
 
-def _default_name(map_path: Path, source: str, chosen: EvaluationOptions, modality: str) -> str:
-    parts = [map_path.resolve().stem, Path(source).resolve().stem, chosen.split.replace('/', '-'), modality, 'live' if chosen.live else '']
+def _default_name(map_path: Path, source: str, split: str | None, modality: str, live: bool) -> str:
+    parts = [map_path.resolve().stem, Path(source).resolve().stem, (split or '').replace('/', '-'), modality, 'live' if live else '']
     return '_'.join(part for part in parts if part)
 
 
@@ -103,9 +119,9 @@ def _progress(done: int, total: int) -> None:
     print(f'\r{done} of {total} frames', end='\n' if done >= total else '', file=sys.stderr, flush=True)
 
 
-def _print_table(rows: list[tuple[str, str]], warnings: Counter[str]) -> None:
+def _print_table(rows: list[tuple[str, str]], left_out: list[str]) -> None:
     width = max(len(label) for label, _ in rows)
     for label, value in rows:
         print(f'{label:<{width}}  {value}')
-    for cause, count in sorted(warnings.items()):
-        print(f'{"left out":<{width}}  {count}: {cause}')
+    for line in left_out:
+        print(f'{"warning":<{width}}  {line}')

@@ -1,4 +1,4 @@
-"""The options of an evaluation, once: command line, summary.json and docs come from here."""
+"""The options of an evaluation, once: command line and summary.json come from here. What is read has its own, in data.opening."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from dsac_ros.config import Options, option
 class EvaluationOptions(Options):
     """How a map is evaluated on a source of frames."""
 
-    split: str = option('', 'part of the source to evaluate, a key of its splits.json; empty: all of it')
     modality: str = option('auto', 'what the localizer may see; auto: rgbd where the first frame has depth, else rgb',
                            choices=('auto', 'rgb', 'rgbd'))
     live: bool = option(False, 'play the source over DDS to the real node in its own process and collect what it publishes (needs ROS 2)')

@@ -7,7 +7,6 @@ from typing import Any, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from dsac_ros.evaluation import plots
 from dsac_ros.evaluation.metrics import FALSE_ACCEPT_DEG, FALSE_ACCEPT_M, THRESHOLDS, errors_of
 from dsac_ros.evaluation.records import FrameResult
 from dsac_ros.evaluation.tables import stage_names
@@ -27,6 +26,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums } i
 
 def render(results: Sequence[FrameResult], summary: Mapping[str, Any]) -> str:
     """The page of one run; `summary` is what summary.json holds."""
+    from dsac_ros.evaluation import plots  # here: every call of dsac-ros imports this module, and matplotlib takes a second
     run = summary['run']
     title = f'{run["modality"]} {"live" if run["live"] else "offline"} replay of {run["map"]}'
     under = f'{run["source"]}{", split " + run["split"] if run["split"] else ""}; {summary["frames"]} frames; {run["created"]}'

@@ -63,9 +63,14 @@ def replay_offline(localizer: FrameLocalizer, source: FrameSource, modality: str
         if progress:
             progress(len(results), len(source))
     if not results:
-        left_out = ', '.join(f'{cause}: {count}' for cause, count in source.warnings.items())
-        raise DataError(f'the source yields no frame{f" (left out: {left_out})" if left_out else ""}; check the split and the topics')
+        raise no_frames(source)
     return results
+
+
+def no_frames(source: FrameSource) -> DataError:
+    """The error for a source that yields nothing."""
+    left_out = ', '.join(f'{cause}: {count}' for cause, count in source.warnings.items())
+    return DataError(f'the source yields no frame{f" (left out: {left_out})" if left_out else ""}; check the split and the topics')
 
 
 def choose_modality(source: FrameSource, wanted: str) -> str:

@@ -70,7 +70,7 @@ def describe_run(map_path: Path, source: str, modality: str, device: str, option
     return {
         'map': Path(map_path).name, 'map_path': str(Path(map_path).resolve()),
         'map_manifest_sha256': hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None,
-        'source': str(source), 'split': options.get('split', ''), 'modality': modality, 'live': bool(options.get('live', False)),
+        'source': str(source), 'split': options.get('split') or '', 'modality': modality, 'live': bool(options.get('live', False)),
         'rate': options.get('rate') if options.get('live') else None, 'created': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         'device': device_name(device), 'revision': git_revision(), 'options': dict(options), 'left_out': dict(warnings or {}),
         'versions': {'dsac_ros': dsac_ros.__version__, 'python': platform.python_version(), 'torch': torch.__version__,

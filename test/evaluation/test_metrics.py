@@ -105,12 +105,12 @@ def test_coverage_limits_are_chi_square_quantiles():
 
 
 def test_honest_covariance_has_nominal_nees():
-    """4,000 draws of a correlated covariance, rotation on the map's side: 4 sigma of the mean is 4 sqrt(12 / 4000) = 0.22, of a share 0.032."""
+    """1,500 draws of a correlated covariance; 4 sigma of the mean are 4 sqrt(12 / 1500) = 0.36, of a share 0.052."""
     rng = np.random.default_rng(3)
     root = rng.normal(size=(6, 6)) * np.array([0.02, 0.01, 0.03, 0.004, 0.01, 0.006])[:, None]
     covariance = root @ root.T
     results = []
-    for i in range(4000):
+    for i in range(1500):
         error = root @ rng.normal(size=6)
         reference = transform(rng.normal(size=3) * 90, rng.normal(size=3))
         estimate = reference.copy()
@@ -118,9 +118,9 @@ def test_honest_covariance_has_nominal_nees():
         estimate[:3, :3] = Rotation.from_rotvec(-error[3:]).as_matrix() @ reference[:3, :3]
         results.append(FrameResult(i, '', True, 'rgb', estimate, covariance, reference))
     summary = metrics.summarise(results)
-    assert summary['nees_frames'] == 4000 and summary['nees_mean'] == pytest.approx(6.0, abs=0.22)
+    assert summary['nees_frames'] == 1500 and summary['nees_mean'] == pytest.approx(6.0, abs=0.36)
     for percent in (50, 90, 99):
-        assert summary[f'coverage_{percent}'] == pytest.approx(percent / 100, abs=0.032)
+        assert summary[f'coverage_{percent}'] == pytest.approx(percent / 100, abs=0.052)
 
 
 def test_nees_of_one_axis_is_the_squared_ratio():

@@ -23,6 +23,12 @@ def write(folder: Path, results, overwrite=False, **options):
     return report.write_results(folder, results, report.describe_run(Path('a & b.dsacmap'), 'bag', 'rgbd', 'cpu', options), overwrite)
 
 
+@pytest.fixture
+def no_page(monkeypatch):
+    """Plots take seconds: tests of the other files do without."""
+    monkeypatch.setattr(report.page, 'render', lambda *_: 'page')
+
+
 def read_strict(path: Path):
     """JSON as other languages read it: NaN and Infinity are errors."""
     def refuse(word):
@@ -30,7 +36,7 @@ def read_strict(path: Path):
     return json.loads(path.read_text(), parse_constant=refuse)
 
 
-def test_folder_is_complete_and_consistent(tmp_path, run_of_60):
+def test_folder_is_complete_and_consistent(tmp_path, run_of_60, no_page):
     summary = write(tmp_path / 'results', run_of_60, split='val')
     folder = tmp_path / 'results'
     assert sorted(p.name for p in folder.iterdir()) == sorted(report.FILES)
@@ -43,7 +49,7 @@ def test_folder_is_complete_and_consistent(tmp_path, run_of_60):
     assert stored['run']['split'] == 'val' and stored['run']['options'] == {'split': 'val'} and stored['run']['device']
 
 
-def test_tum_files_hold_the_poses(tmp_path, run_of_60):
+def test_tum_files_hold_the_poses(tmp_path, run_of_60, no_page):
     write(tmp_path / 'r', run_of_60)
     lines = (tmp_path / 'r' / 'est.tum').read_text().splitlines()
     assert lines[0].split()[0] == '1700000000.123456789'
@@ -56,7 +62,7 @@ def test_tum_files_hold_the_poses(tmp_path, run_of_60):
     assert len((tmp_path / 'r' / 'ref.tum').read_text().splitlines()) == sum(r.reference is not None for r in run_of_60)
 
 
-def test_per_frame_csv_is_enough_to_compute_the_summary(tmp_path, run_of_60):
+def test_per_frame_csv_is_enough_to_compute_the_summary(tmp_path, run_of_60, no_page):
     summary = write(tmp_path / 'r', run_of_60)
     with (tmp_path / 'r' / 'per_frame.csv').open(newline='') as file:
         rows = list(csv.DictReader(file))
@@ -73,7 +79,7 @@ def test_per_frame_csv_is_enough_to_compute_the_summary(tmp_path, run_of_60):
     assert np.mean(nees) == pytest.approx(summary['nees_mean'], rel=1e-6)
 
 
-def test_timing_csv_has_a_column_a_stage(tmp_path, run_of_60):
+def test_timing_csv_has_a_column_a_stage(tmp_path, run_of_60, no_page):
     write(tmp_path / 'r', run_of_60)
     with (tmp_path / 'r' / 'timing.csv').open(newline='') as file:
         rows = list(csv.DictReader(file))
@@ -81,7 +87,7 @@ def test_timing_csv_has_a_column_a_stage(tmp_path, run_of_60):
     assert float(rows[3]['encoder_ms']) == 33.0
 
 
-def test_same_results_give_the_same_bytes(tmp_path, run_of_60):
+def test_same_results_give_the_same_bytes(tmp_path, run_of_60, no_page):
     """Poses the same, clock readings not: everything but summary, timing and report must be equal."""
     write(tmp_path / 'a', run_of_60)
     again = [FrameResult(**{**r.__dict__, 'latency_ms': r.latency_ms * 1.1, 'stage_times_ms': {}}) for r in run_of_60]
@@ -147,7 +153,7 @@ def test_report_of_poor_runs(tmp_path, run_of_60, case):
         assert summary['within_5cm_5deg'] is None and summary['availability'] == 0.9
 
 
-def test_older_results_are_replaced_only_when_asked(tmp_path, run_of_60):
+def test_older_results_are_replaced_only_when_asked(tmp_path, run_of_60, no_page):
     folder = tmp_path / 'r'
     write(folder, run_of_60)
     before = (folder / 'summary.json').read_bytes()
@@ -159,7 +165,7 @@ def test_older_results_are_replaced_only_when_asked(tmp_path, run_of_60):
     assert [p.name for p in tmp_path.iterdir()] == ['r']
 
 
-def test_a_stranger_s_folder_is_left_alone(tmp_path, run_of_60):
+def test_a_stranger_s_folder_is_left_alone(tmp_path, run_of_60, no_page):
     (tmp_path / 'thesis.tex').write_text('ten years')
     with pytest.raises(DataError, match='thesis.tex'):
         write(tmp_path, run_of_60, overwrite=True)

@@ -1,0 +1,98 @@
+"""The offline replay with a localizer of known conduct."""
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from dsac_ros.errors import DataError, DecodeError, MapError
+from dsac_ros.evaluation.replay import ThinnedSource, choose_modality, replay_offline
+from dsac_ros.records import Camera, Estimate, Frame, Verdict
+
+CAMERA = Camera(8, 6, 8.0, 8.0, 3.5, 2.5)
+
+
+class ListSource:
+    """Frames from a list; counts how many were read."""
+
+    map_frame = 'map'
+
+    def __init__(self, frames: list[Frame]) -> None:
+        self.frames, self.read, self.warnings = frames, 0, Counter({'no_image': 2})
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __iter__(self):
+        for frame in self.frames:
+            self.read += 1
+            yield frame
+
+
+class RuleLocalizer:
+    """Answers with the reference; rejects frames named 'dark', raises for those named 'damaged'."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def warm_up(self, camera, modality):
+        self.calls.append(f'warm {camera.width} {modality}')
+
+    def localize(self, frame, modality):
+        self.calls.append(frame.name)
+        if frame.name == 'damaged':
+            raise DecodeError('damaged')
+        if frame.name == 'misfit':
+            raise MapError('of another encoder')
+        verdict = Verdict(False, ('few_inliers',)) if frame.name == 'dark' else Verdict(True)
+        return Estimate(frame.stamp_ns, frame.map_from_camera, np.eye(6), verdict, modality, 'room', 10.0, 0.5, 0.5, 1.0, {'encoder': 1.0})
+
+
+def frames(*names: str, depth: bool = True) -> list[Frame]:
+    return [Frame(np.zeros((6, 8, 3), np.uint8), CAMERA, i * 10**8, np.ones((6, 8), np.float32) if depth else None, np.eye(4), name)
+            for i, name in enumerate(names)]
+
+
+def test_every_frame_has_a_result_in_order():
+    localizer, seen = RuleLocalizer(), []
+    results = replay_offline(localizer, ListSource(frames('a', 'dark', 'damaged', 'b')), 'rgb', lambda *p: seen.append(p))
+    assert localizer.calls == ['warm 8 rgb', 'a', 'dark', 'damaged', 'b']  # one warm-up before the clock runs
+    assert [(r.name, r.answered, r.reasons) for r in results] == [
+        ('a', True, ()), ('dark', False, ('few_inliers',)), ('damaged', False, ('bad_frame',)), ('b', True, ())]
+    assert results[0].latency_ms > 0 and results[1].latency_ms > 0 and results[2].latency_ms is None
+    assert results[1].map_from_camera is not None and results[0].stage_times_ms == {'encoder': 1.0}
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_frame_without_depth_is_no_answer_in_rgbd():
+    mixed = frames('a', 'b')[:1] + frames('a', 'b', depth=False)[1:]
+    results = replay_offline(RuleLocalizer(), ListSource(mixed), 'rgbd')
+    assert [r.reasons for r in results] == [(), ('no_depth',)]
+
+
+def test_a_map_error_is_not_hidden():
+    with pytest.raises(MapError):
+        replay_offline(RuleLocalizer(), ListSource(frames('misfit')), 'rgb')
+
+
+def test_empty_source_says_what_was_left_out():
+    with pytest.raises(DataError, match='no_image: 2'):
+        replay_offline(RuleLocalizer(), ListSource([]), 'rgb')
+
+
+@pytest.mark.parametrize(('every', 'limit', 'kept', 'read'), [
+    (1, 0, 'abcdefg', 7), (3, 0, 'adg', 7), (2, 2, 'ac', 3), (1, 4, 'abcd', 4), (9, 9, 'a', 7)])
+def test_thinned_source(every, limit, kept, read):
+    whole = ListSource(frames(*'abcdefg'))
+    thin = ThinnedSource(whole, every, limit)
+    assert ''.join(f.name for f in thin) == kept and whole.read == read
+    assert ''.join(f.name for f in thin) == kept  # iterating again starts again
+    assert len(thin) == len(kept) and thin.map_frame == 'map' and thin.warnings == {'no_image': 2}
+
+
+def test_modality_follows_the_first_frame():
+    assert choose_modality(ListSource(frames('a')), 'auto') == 'rgbd'
+    assert choose_modality(ListSource(frames('a', depth=False)), 'auto') == 'rgb'
+    assert choose_modality(ListSource([]), 'auto') == 'rgb'
+    assert choose_modality(ListSource(frames('a', depth=False)), 'rgbd') == 'rgbd'
