@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Protocol
 
 import numpy as np
 import psutil
@@ -77,7 +77,7 @@ def replay_live(map_path: str | Path, source: FrameSource, modality: str, rate: 
     parameters = {'map': str(Path(map_path).resolve()), 'modality': modality, 'device': device, 'threads': threads}
     with NodeProcess(parameters) as node, Player(node, modality == 'rgbd') as player:
         player.wait_until_ready()
-        replay = player.play(source, modality, rate, progress)
+        replay = player.play(source, modality, rate, psutil.Process(node.process.pid), progress)
         node.stop()
     return replay
 
@@ -130,10 +130,21 @@ class NodeProcess:
         self._log.close()
 
 
-class Player:
-    """A camera for one NodeProcess, and the ear that hears what it says. Works in a context of its own."""
+class Target(Protocol):
+    """A localizer node to play to; check raises when it has ended."""
 
-    def __init__(self, target: NodeProcess, with_depth: bool) -> None:
+    domain_id: int
+    namespace: str
+
+    def check(self) -> None: ...
+
+    def last_words(self) -> str: ...
+
+
+class Player:
+    """A camera for one localizer node, and the ear that hears what it says. Works in a context of its own."""
+
+    def __init__(self, target: Target, with_depth: bool) -> None:
         self._target, self._with_depth = target, with_depth
         self.poses: dict[int, tuple[PoseWithCovarianceStamped, float]] = {}  # stamp sent -> pose, latency [ms]
         self.statuses: dict[int, LocalizationStatus] = {}
@@ -147,7 +158,7 @@ class Player:
         os.environ.update(added)
         try:
             rclpy.init(context=self._context, domain_id=self._target.domain_id)
-            self._node = Node('player', namespace=self._target.namespace, context=self._context, start_parameter_services=False)
+            self.node = Node('player', namespace=self._target.namespace, context=self._context, start_parameter_services=False)
         finally:
             for name, value in before.items():
                 if value is None:
@@ -155,13 +166,13 @@ class Player:
                 else:
                     os.environ[name] = value
         qos = QoSProfile(depth=2, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-        self._info = self._node.create_publisher(CameraInfo, 'camera_info', qos)
-        self._image = self._node.create_publisher(Image, 'image', qos)
-        self._depth = self._node.create_publisher(Image, 'depth', qos)
-        self._node.create_subscription(PoseWithCovarianceStamped, 'pose', self._on_pose, QoSProfile(depth=100))
-        self._node.create_subscription(LocalizationStatus, 'status', self._on_status, QoSProfile(depth=100))
+        self.info = self.node.create_publisher(CameraInfo, 'camera_info', qos)
+        self.image = self.node.create_publisher(Image, 'image', qos)
+        self.depth = self.node.create_publisher(Image, 'depth', qos)
+        self.node.create_subscription(PoseWithCovarianceStamped, 'pose', self._on_pose, QoSProfile(depth=100))
+        self.node.create_subscription(LocalizationStatus, 'status', self._on_status, QoSProfile(depth=100))
         self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
+        self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, name='listen', daemon=True)
         self._thread.start()
         return self
@@ -169,7 +180,7 @@ class Player:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._executor.shutdown()
         self._thread.join(EXIT_S)
-        self._node.destroy_node()
+        self.node.destroy_node()
         self._context.try_shutdown()
 
     def wait_until_ready(self) -> None:
@@ -180,19 +191,24 @@ class Player:
         needed = {'zero_stamp', 'depth_zero_stamp'} if self._with_depth else {'zero_stamp'}
         probe = sensor_messages.colour_message(np.zeros((1, 1, 3), np.uint8))
         until_s = time.monotonic() + READY_S
-        while self.newest is None or not needed <= set(self.newest.rejected_causes) or self._node.count_publishers('pose') == 0:
+        while self.newest is None or not needed <= set(self.newest.rejected_causes) or self.node.count_publishers('pose') == 0:
             self._target.check()
             if time.monotonic() > until_s:
                 raise DsacError(f'the localizer node is not ready after {READY_S:.0f} s: {self._target.last_words()}')
-            self._depth.publish(probe)
-            self._image.publish(probe)
+            self.depth.publish(probe)
+            self.image.publish(probe)
             with self._heard:
                 self._heard.wait(0.2)
 
-    def play(self, source: FrameSource, modality: str, rate: float, progress: Callable[[int, int], None] | None = None) -> LiveReplay:
-        """Send every frame when its time has come, then wait for the last answer."""
+    def wait_for(self, condition: Callable[[], Any], timeout_s: float) -> bool:
+        """Until the condition, looked at whenever a message comes, holds; False when the time is up."""
+        with self._heard:
+            return bool(self._heard.wait_for(condition, timeout_s))
+
+    def play(self, source: FrameSource, modality: str, rate: float, process: psutil.Process,
+             progress: Callable[[int, int], None] | None = None) -> LiveReplay:
+        """Send every frame when its time has come, then wait for the last answer. process: whose memory to watch."""
         before = counters_of(self.newest)
-        process = psutil.Process(self._target.process.pid)
         sent: dict[int, Frame] = {}
         memory: list[tuple[float, float]] = []
         due_s = start_s = time.monotonic()
@@ -217,22 +233,23 @@ class Player:
         self._wait_for(max(sent, default=None))
         self._target.check()
         after = counters_of(self.newest)
-        counters = {name: count - before.get(name, 0) for name, count in after.items() if not name.endswith('zero_stamp')}
+        counters = {name: count - before.get(name, 0) for name, count in after.items()}
+        counters['received'] -= counters.pop('rejected.zero_stamp', 0)  # probes that came late
+        counters.pop('rejected.depth_zero_stamp', 0)
         counters |= {'lost': len(sent) - counters['received']}
         missing = 'no_message' if counters['lost'] > 0 else 'dropped'
         return LiveReplay([self._result(stamp, frame, modality, missing) for stamp, frame in sent.items()], len(sent), counters, memory)
 
     def _send(self, stamp: int, info: CameraInfo, image: Image, depth: Image | None) -> None:
-        for publisher, message in ((self._info, info), (self._depth, depth), (self._image, image)):
+        for publisher, message in ((self.info, info), (self.depth, depth), (self.image, image)):
             if message is not None:
                 message.header.stamp = time_message(stamp)
                 publisher.publish(message)
 
     def _wait_for(self, stamp: int | None) -> None:
         """Until the status of the last frame is there, or the time for it is up (the frame was lost or dropped)."""
-        with self._heard:
-            self._heard.wait_for(lambda: stamp is None or stamp in self.statuses and (
-                not self.statuses[stamp].accepted or stamp in self.poses), LAST_ANSWER_S)
+        self.wait_for(lambda: stamp is None or stamp in self.statuses and (not self.statuses[stamp].accepted or stamp in self.poses),
+                      LAST_ANSWER_S)
 
     def _result(self, stamp: int, frame: Frame, modality: str, missing: str) -> FrameResult:
         status = self.statuses.get(stamp)

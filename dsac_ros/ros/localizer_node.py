@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Iterable, Mapping
+from typing import Any, Iterable, Mapping
 
 import numpy as np
 import rclpy
@@ -38,10 +38,13 @@ JOIN_S = 5.0
 
 
 class LocalizerNode(Node):
-    """Loads and warms up the map, then subscribes. close() ends the worker. Raises DsacError where it cannot start."""
+    """Loads and warms up the map, then subscribes. close() ends the worker. Raises DsacError where it cannot start.
 
-    def __init__(self) -> None:
-        super().__init__('localizer')
+    arguments: those of rclpy.node.Node, such as context, namespace or parameter_overrides.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__('localizer', **arguments)
         self.options: NodeOptions = parameters.declare(self, parameters.GROUPS['localizer'])['']
         self._load()
         self._decode_colour = colour_decoder()

@@ -1,0 +1,63 @@
+"""A room small enough for seconds, its map, and real nodes in a DDS domain of their own."""
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+
+# Before the first DDS participant of this process, which reads them once.
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+PROFILE = str(Path(__file__).parents[2] / 'dsac_ros' / 'ros' / 'fastdds_profile.xml')
+os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', PROFILE)
+os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', PROFILE)
+
+_domains = itertools.count(os.getpid())
+
+
+@pytest.fixture
+def domain_id() -> int:
+    """Unique within this run; above 101 the ports may be taken."""
+    return 1 + next(_domains) % 101
+
+
+class NodeInProcess:
+    """The real LocalizerNode with its executor in a thread, as a target for live_replay.Player."""
+
+    def __init__(self, domain_id: int, **parameters: Any) -> None:
+        self.domain_id, self.namespace = domain_id, f'/test_{os.getpid()}_{domain_id}'
+        self._parameters = parameters
+
+    def __enter__(self) -> NodeInProcess:
+        import rclpy
+        from rclpy.context import Context
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.parameter import Parameter
+
+        from dsac_ros.ros.localizer_node import LocalizerNode
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=self.domain_id)
+        self.node = LocalizerNode(context=self._context, namespace=self.namespace,
+                                  parameter_overrides=[Parameter(name, value=value) for name, value in self._parameters.items()])
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+        return self
+
+    def check(self) -> None:
+        assert self._thread.is_alive() and self.node._worker.is_alive(), 'the node has died'
+
+    def last_words(self) -> str:
+        return ''
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+        self._thread.join(10.0)
+        self.node.close()
+        assert not self.node._worker.is_alive()
+        self.node.destroy_node()
+        self._context.try_shutdown()

@@ -1,0 +1,99 @@
+"""Parameters: declared once, described, checked; the shipped file is what the code says."""
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+import yaml
+
+rclpy = pytest.importorskip('rclpy')
+from rclpy.context import Context  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+
+from dsac_ros.config import NodeOptions, Options, option  # noqa: E402
+from dsac_ros.errors import ConfigError  # noqa: E402
+from dsac_ros.ros import parameters  # noqa: E402
+
+pytestmark = pytest.mark.ros
+FILE = Path(__file__).parents[2] / 'config' / 'localize.yaml'
+
+
+@pytest.fixture
+def context(domain_id: int) -> Iterator[Context]:
+    context = Context()
+    rclpy.init(context=context, domain_id=domain_id)
+    yield context
+    context.try_shutdown()
+
+
+def node_with(context: Context, **values: Any) -> Node:
+    overrides = [Parameter(name.replace('__', '.'), value=value) for name, value in values.items()]
+    return Node('some_node', context=context, parameter_overrides=overrides)
+
+
+def test_the_shipped_file_is_generated() -> None:
+    assert FILE.read_text() == parameters.parameter_file('localizer', parameters.GROUPS['localizer']), \
+        'run: python -m dsac_ros.ros.parameters localizer > config/localize.yaml'
+
+
+def test_the_shipped_file_round_trips(context: Context) -> None:
+    node = Node('some_node', context=context, cli_args=['--ros-args', '--params-file', str(FILE)])
+    assert len(parameters.overrides(node)) >= len(fields(NodeOptions))
+    declared = parameters.declare(node, parameters.GROUPS['localizer'])
+    assert declared == {prefix: group() for prefix, group in parameters.GROUPS['localizer'].items()}
+    shipped = yaml.safe_load(FILE.read_text())['/**']['ros__parameters']
+    for name in (f.name for f in fields(NodeOptions)):
+        assert node.get_parameter(name).value == shipped[name]
+
+
+def test_every_parameter_is_described(context: Context) -> None:
+    node = node_with(context)
+    parameters.declare(node, {'': NodeOptions})
+    for f in fields(NodeOptions):
+        descriptor = node.describe_parameter(f.name)
+        assert descriptor.description.startswith(f.metadata['help']) and descriptor.read_only == f.metadata['read_only']
+        assert f.metadata['unit'] in descriptor.description
+        assert bool(descriptor.floating_point_range or descriptor.integer_range) == (f.metadata['low'] is not None)
+
+
+def test_values_arrive_and_integers_pass_for_floats(context: Context) -> None:
+    options = parameters.declare(node_with(context, map='a', sync_slop=1, threads=3), {'': NodeOptions})['']
+    assert (options.map, options.sync_slop, options.threads) == ('a', 1.0, 3)
+
+
+@pytest.mark.parametrize('values, words', [
+    ({'mpa': 'x'}, ['mpa', 'unknown', 'did you mean map?']),
+    ({'estimator__sync_slop': 0.1}, ['estimator.sync_slop', 'unknown']),
+    ({'sync_slop': -0.5}, ['sync_slop', '0.0 to 1.0 s', '-0.5']),
+    ({'threads': 1.5}, ['threads', 'expected int', '1.5']),
+    ({'modality': 'lidar'}, ['modality', 'rgbd, rgb', 'lidar']),
+    ({'map': 3}, ['map', 'expected str', '3']),
+])
+def test_bad_overrides_are_refused_in_one_line(context: Context, values: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        parameters.declare(node_with(context, **values), {'': NodeOptions})
+    assert all(word in str(refusal.value) for word in words) and '\n' not in str(refusal.value)
+
+
+def test_rclpys_own_parameters_are_no_strangers(context: Context) -> None:
+    node = node_with(context, use_sim_time=False, qos_overrides__='x')
+    parameters.declare(node, {'': NodeOptions})
+
+
+def test_groups_with_a_prefix(context: Context) -> None:
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Oven(Options):
+        heat: float = option(180.0, 'How hot.', unit='C', low=0.0, high=300.0, read_only=False)
+
+    node = node_with(context, oven__heat=200)
+    assert parameters.declare(node, {'': NodeOptions, 'oven': Oven})['oven'].heat == 200.0
+    assert not node.set_parameters([Parameter('oven.heat', value=999.0)])[0].successful
+    assert node.set_parameters([Parameter('oven.heat', value=99.0)])[0].successful
+    assert not node.set_parameters([Parameter('map', value='other')])[0].successful, 'read-only'
+    text = parameters.parameter_file('baker', {'oven': Oven})
+    assert yaml.safe_load(text) == {'/**': {'ros__parameters': {'oven': {'heat': 180.0}}}}
