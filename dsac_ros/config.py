@@ -87,7 +87,24 @@ class EstimatorOptions(Options):
     hypotheses_rgb: int = option(256, 'minimal sets drawn per RGB frame; every root of P3P is scored', low=8, high=8192)
     hypotheses_rgbd: int = option(128, 'minimal sets drawn per RGB-D frame', low=8, high=8192)
     uniform_share: float = option(0.1, 'share of the draws that ignores the learned guidance', low=0.0, high=1.0)
+    scale_factor: float = option(2.0, 'standard deviation of a scene coordinate along an axis, per predicted scale (2 for the '
+                                 'isotropic Laplace error that the head is trained for)', low=0.1, high=100.0)
+    pixel_noise: float = option(0.25, 'noise of the viewing ray of a cell, in cells', low=1e-3, high=10.0)
+    depth_noise: float = option(0.003, 'noise of measured depth z: this times z^2', unit='1/m', low=0.0, high=1.0)
+    depth_noise_floor: float = option(0.005, 'noise of measured depth at z = 0', unit='m', low=1e-4, high=1.0)
     inlier_sigmas: float = option(2.5, 'residual at which a cell counts half as an inlier, in standard deviations', low=0.5, high=20.0)
     refined: int = option(8, 'hypotheses that are refined; the best is chosen afterwards', low=1, high=256)
     refine_steps: int = option(8, 'iterations of re-weighted Gauss-Newton', low=1, high=100)
     refine_widening: float = option(2.0, 'how much wider the inlier threshold is in the first iteration', low=1.0, high=10.0)
+
+
+@dataclass(frozen=True)
+class IntegrityOptions(Options):
+    """When a pose is good enough to be published (dsac_ros.tracking.integrity)."""
+
+    min_inliers: float = option(60.0, 'fewest soft inliers', low=0.0, high=1e6)
+    min_inlier_ratio: float = option(0.1, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
+    min_spread: float = option(0.25, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
+    max_position_deviation: float = option(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)
+    max_rotation_deviation: float = option(0.2, 'largest standard deviation of the rotation about any axis', unit='rad', low=0.0, high=10.0)
+    map_margin: float = option(3.0, 'how far the camera may be outside of the box of the mapped points', unit='m', low=0.0, high=1e4)

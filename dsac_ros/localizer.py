@@ -1,0 +1,138 @@
+"""The whole chain on one screen: Frame -> Estimate. The node, the offline replay and the calibration of maps all call this."""
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsac_ros.config import EstimatorOptions, IntegrityOptions
+from dsac_ros.geometry import se3
+from dsac_ros.geometry.camera import cell_centres, normalised
+from dsac_ros.maps.bundle import MapBundle, load_map
+from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
+from dsac_ros.ransac.covariance import pose_covariance
+from dsac_ros.ransac.estimator import Solution, estimate
+from dsac_ros.ransac.problems import PointProblem, RayProblem
+from dsac_ros.records import Camera, Estimate, Frame
+from dsac_ros.tracking.integrity import judge
+
+MIN_DEPTH_CELLS = 60  # fewer cells with depth than this: the frame is solved as RGB
+
+
+def resolve_device(name: str) -> torch.device:
+    """'auto' takes a GPU where there is one."""
+    return torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name)
+
+
+@dataclass(frozen=True)
+class CellGrid:
+    """The cells of one camera's images: pixels_N2 (int, of the image as it comes) and rays_N2 (x/z, y/z)."""
+
+    width: int
+    height: int
+    pixels_N2: np.ndarray
+    rays_N2: np.ndarray
+
+
+@lru_cache(maxsize=16)
+def cell_grid(camera: Camera) -> CellGrid:
+    """Distortion is undone here, once per camera and for the cells alone."""
+    width, height = input_size(camera.width, camera.height)
+    cells = cell_centres(width, height, STRIDE).reshape(-1, 2)
+    pixels = (cells + 0.5) * [camera.width / width, camera.height / height] - 0.5
+    return CellGrid(width, height, np.rint(pixels).astype(int), normalised(camera, pixels))
+
+
+class Localizer:
+    """A map, ready on its device. Deterministic: the random numbers of a frame come from its stamp."""
+
+    def __init__(self, bundle: MapBundle, device: str = 'auto', estimator: EstimatorOptions = EstimatorOptions(),
+                 integrity: IntegrityOptions = IntegrityOptions()) -> None:
+        self.device = resolve_device(device)
+        self.bundle, self.estimator, self.integrity = bundle, estimator, integrity
+        self.encoder = shared_encoder(str(self.device))
+        self.expert = bundle.expert.to(self.device)
+        self.map_frame = bundle.frame_id
+        self._generator = torch.Generator(self.device)
+
+    @classmethod
+    def from_map(cls, path: str | Path, device: str = 'auto', estimator: EstimatorOptions = EstimatorOptions(),
+                 integrity: IntegrityOptions = IntegrityOptions()) -> Localizer:
+        """Load a map bundle. Raises MapError."""
+        return cls(load_map(path), device, estimator, integrity)
+
+    def warm_up(self, camera: Camera | None, modality: str) -> None:
+        """Run a few blank frames, so that the first real one costs no more than the others."""
+        camera = camera or Camera(640, 480, 525.0, 525.0, 319.5, 239.5)
+        shape = (camera.height, camera.width)
+        depth = np.ones(shape, np.float32) if modality == 'rgbd' else None
+        for stamp in range(1, 4):
+            self.localize(Frame(np.zeros((*shape, 3), np.uint8), camera, stamp, depth), modality)
+
+    @torch.inference_mode()
+    def localize(self, frame: Frame, modality: str) -> Estimate:
+        """The camera's pose in the map, and whether it may be trusted. 'rgbd' falls back to 'rgb' where there is too little depth."""
+        times = [time.perf_counter()]
+        grid = cell_grid(frame.camera)
+        resized = cv2.resize(frame.image, (grid.width, grid.height), interpolation=cv2.INTER_AREA)
+        depth = frame.depth[grid.pixels_N2[:, 1], grid.pixels_N2[:, 0]] if modality == 'rgbd' and frame.depth is not None else None
+        if depth is None or np.count_nonzero(depth > 0) < MIN_DEPTH_CELLS:
+            modality, depth = 'rgb', None
+        times.append(time.perf_counter())
+        features = self.encoder(image_to_tensor(resized).to(self.device, non_blocking=True))[0].flatten(1).T
+        times.append(time.perf_counter())
+        points_N3, scales_N, _ = self.expert(features)
+        times.append(time.perf_counter())
+        problem = self._problem(frame.camera, grid, points_N3.double(), scales_N.double(), depth)
+        self._generator.manual_seed(frame.stamp_ns & 0x7FFFFFFFFFFFFFFF)
+        count = self.estimator.hypotheses_rgb if modality == 'rgb' else self.estimator.hypotheses_rgbd
+        solution = estimate(problem, guidance(scales_N), count, self.estimator, self._generator)
+        covariance = pose_covariance(solution.hessian_66, solution.camera_from_map_44, self.bundle.covariance_factors[modality])
+        evidence = self._evidence(problem, solution, grid, covariance).cpu().numpy()
+        times.append(time.perf_counter())
+        return self._answer(frame, modality, evidence, times)
+
+    def _problem(self, camera: Camera, grid: CellGrid, points_N3: Tensor, scales_N: Tensor,
+                 depth_N: np.ndarray | None) -> RayProblem | PointProblem:
+        rays_N2 = torch.from_numpy(grid.rays_N2).to(self.device)
+        deviations_N = self.estimator.scale_factor * scales_N
+        if depth_N is None:
+            noise = self.estimator.pixel_noise * STRIDE / camera.resized(grid.width, grid.height).fx
+            return RayProblem(points_N3, rays_N2, deviations_N, torch.ones_like(scales_N, dtype=torch.bool), noise)
+        z_N = torch.from_numpy(depth_N).double().to(self.device)
+        camera_N3 = torch.cat([rays_N2, torch.ones_like(rays_N2[:, :1])], 1) * z_N[:, None]
+        noise_N = self.estimator.depth_noise_floor + self.estimator.depth_noise * z_N.square()
+        return PointProblem(points_N3, camera_N3, deviations_N, z_N > 0, noise_N)
+
+    def _evidence(self, problem: RayProblem | PointProblem, solution: Solution, grid: CellGrid, covariance: Tensor) -> Tensor:
+        """All that goes to the host, in one copy: map_from_camera, covariance, inliers, usable cells, spread, residual."""
+        weights = solution.weights_N
+        x, y = (torch.from_numpy(grid.rays_N2).to(self.device) - torch.from_numpy(grid.rays_N2.min(0)).to(self.device)).T
+        tile = (4 * x / (x.max() + 1e-9)).clamp(max=3.99).long() * 4 + (4 * y / (y.max() + 1e-9)).clamp(max=3.99).long()
+        per_tile = torch.zeros(16, dtype=weights.dtype, device=self.device).index_add_(0, tile, weights)
+        spread = (per_tile > 0.05 * len(weights) / 16).double().mean()
+        distances = problem.distances(solution.camera_from_map_44[None])[0]
+        rms = ((weights * distances.nan_to_num(0, 0, 0).square()).sum() / weights.sum().clamp(min=1e-9)).sqrt()
+        return torch.cat([se3.inverse(solution.camera_from_map_44).flatten(), covariance.flatten(),
+                          torch.stack([weights.sum(), problem.usable_N.sum().double(), spread, rms])])
+
+    def _answer(self, frame: Frame, modality: str, evidence: np.ndarray, times: list[float]) -> Estimate:
+        map_from_camera, covariance = evidence[:16].reshape(4, 4), evidence[16:52].reshape(6, 6)
+        inliers, usable, spread, rms = map(float, evidence[52:])
+        ratio = inliers / max(1.0, usable)
+        entry = self.bundle.entry
+        verdict = judge(map_from_camera, covariance, inliers, ratio, spread, np.array(entry.centre), np.array(entry.extent), self.integrity)
+        stages = {name: 1e3 * (b - a) for name, a, b in zip(('prepare', 'encoder', 'expert', 'estimator'), times, times[1:])}
+        return Estimate(frame.stamp_ns, map_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
+                        rms * (frame.camera.fx if modality == 'rgb' else 1.0), stages)
+
+
+def guidance(scales_N: Tensor) -> Tensor:
+    """Sampling weights of the cells from the uncertainty of their coordinates."""
+    return 1 / scales_N.double().square()

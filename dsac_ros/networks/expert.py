@@ -1,0 +1,41 @@
+"""An expert: the small head of one sub-map. Features of a cell -> scene coordinate and its uncertainty.
+
+The coordinate is a soft choice among cluster centres of the sub-map plus an offset (coarse to fine as in HSCNet, Li et al. 2020,
+with the choice left soft); the uncertainty is the scale of an isotropic Laplace error, in metres. It serves as the sampling weight of
+NG-RANSAC (Brachmann & Rother 2019), as the weight in the refinement and as the input of the covariance.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+WIDTH = 256
+CLUSTERS = 64
+MIN_SCALE, MAX_SCALE = 2e-3, 10.0
+
+
+class Expert(nn.Module):
+    """Rows of features (N, channels) -> coordinates (N, 3) [m, map frame], scales (N,) [m], cluster logits (N, CLUSTERS).
+
+    A network over cells, not over images: one forward serves the shuffled buffer of mapping and the grid of a frame alike.
+    """
+
+    def __init__(self, channels: int, width: int = WIDTH, clusters: int = CLUSTERS) -> None:
+        super().__init__()
+        self.register_buffer('feature_mean', torch.zeros(channels))
+        self.register_buffer('feature_scale', torch.ones(channels))
+        self.register_buffer('centres', torch.zeros(clusters, 3))
+        self.register_buffer('offset_scale', torch.ones(()))
+        self.first = nn.Linear(channels, width)
+        self.residual = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()) for _ in range(2))
+        self.last = nn.Linear(width, clusters + 4)
+
+    def forward(self, features_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = torch.relu(self.first((features_NC - self.feature_mean) * self.feature_scale))
+        for block in self.residual:
+            x = x + block(x)
+        x = self.last(x)
+        logits_NM, offsets_N3, log_scales_N = x[..., :-4], x[..., -4:-1], x[..., -1]
+        coordinates_N3 = logits_NM.softmax(-1) @ self.centres + offsets_N3 * self.offset_scale
+        return coordinates_N3, (log_scales_N - 2).exp().clamp(MIN_SCALE, MAX_SCALE), logits_NM

@@ -1,0 +1,30 @@
+"""Independent tests that a pose must pass before it is published; the names of those that failed."""
+from __future__ import annotations
+
+import numpy as np
+
+from dsac_ros.config import IntegrityOptions
+from dsac_ros.records import Verdict
+
+
+def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, inlier_ratio: float, spread: float,
+          centre: np.ndarray, extent: np.ndarray, options: IntegrityOptions) -> Verdict:
+    """Every test that fails is named.
+
+    Args:
+        covariance: (6, 6) in ROS order. inliers, inlier_ratio, spread: as in records.Estimate.
+        centre, extent: of the map's scene coordinates [m]; a camera far outside of them cannot see what it claims to.
+    """
+    if not (np.isfinite(map_from_camera).all() and np.isfinite(covariance).all()):
+        return Verdict(False, ('not_finite',))
+    deviation_m = float(np.sqrt(max(0.0, np.linalg.eigvalsh(covariance[:3, :3])[-1])))
+    deviation_rad = float(np.sqrt(max(0.0, np.linalg.eigvalsh(covariance[3:, 3:])[-1])))
+    outside = np.abs(map_from_camera[:3, 3] - centre) > extent / 2 + options.map_margin
+    failed = (('few_inliers', inliers < options.min_inliers),
+              ('low_inlier_ratio', inlier_ratio < options.min_inlier_ratio),
+              ('low_spread', spread < options.min_spread),
+              ('uncertain_position', deviation_m > options.max_position_deviation),
+              ('uncertain_rotation', deviation_rad > options.max_rotation_deviation),
+              ('outside_map', bool(outside.any())))
+    reasons = tuple(name for name, bad in failed if bad)
+    return Verdict(not reasons, reasons)
