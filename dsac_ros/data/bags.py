@@ -12,18 +12,17 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import Reader
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_typestore
 
 from dsac_ros.data import topics as t
 from dsac_ros.data.decode import decode_camera, decode_colour, decode_depth
 from dsac_ros.data.pairing import StampPairer
+from dsac_ros.data.storage import guarded, opened, standard_types
 from dsac_ros.data.topics import BagTopics
 from dsac_ros.data.transforms import Trajectory, TransformTree, matrix_from
 from dsac_ros.errors import DataError, DecodeError
 from dsac_ros.records import Camera, Frame
 
 logger = logging.getLogger(__name__)
-MISSING_METADATA = 'run `ros2 bag reindex` on it, or copy it again'
 PoseAt = Callable[[int], 'np.ndarray | None']
 
 
@@ -62,7 +61,7 @@ class BagSource:
         self.load_depth, self.slop_ns, self.max_pose_gap_ns = load_depth, int(slop_ms * 1e6), int(max_pose_gap_s * 1e9)
         self.warnings: Counter[str] = Counter()
         self.details: dict[str, str] = {}
-        self._types = get_typestore(Stores.ROS2_JAZZY)
+        self._types = standard_types()
         self.contents = self._survey()
         self._first_pass = Counter(self.warnings), dict(self.details)
         self.map_frame = self.contents.map_frame
@@ -91,7 +90,7 @@ class BagSource:
     # First pass
 
     def _survey(self) -> BagContents:
-        with _opened(self.path) as reader:
+        with opened(self.path) as reader:
             types = {connection.topic: connection.msgtype for connection in reader.connections}
             counts = Counter[str]()
             for connection in reader.connections:
@@ -186,7 +185,7 @@ class BagSource:
         contents = self.contents
         pairer = StampPairer(['colour', *(['depth'] if contents.depth else [])], self.slop_ns, partial=True)
         camera, read = contents.camera, 0
-        with _opened(self.path) as reader:
+        with opened(self.path) as reader:
             wanted = [topic for topic in (contents.colour, contents.depth, contents.info) if topic]
             expected = sum(c.msgcount for c in reader.connections if c.topic in wanted)
             for topic, _, message in self._messages(reader, wanted):
@@ -261,7 +260,7 @@ class BagSource:
         connections = [c for c in reader.connections if c.topic in names]
         if not connections:
             return
-        for connection, time_ns, data in _guarded(reader.messages(connections), self.path):
+        for connection, time_ns, data in guarded(reader.messages(connections), self.path):
             try:
                 yield connection.topic, time_ns, self._types.deserialize_cdr(data, connection.msgtype)
             except SerdeError as error:
@@ -300,49 +299,3 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(f'{path}: {error}') from None
-
-
-def _storage_path(path: Path) -> Path:
-    """The folder, or its only file where metadata.yaml is missing (a recorder that was killed writes none)."""
-    if not path.is_dir() or (path / 'metadata.yaml').is_file():
-        return path
-    files = [f for f in sorted(path.iterdir()) if f.suffix in ('.db3', '.mcap')]
-    if len(files) != 1:
-        raise DataError(f'{path}: no metadata.yaml and {len(files)} storage files; {MISSING_METADATA}')
-    return files[0]
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Reader]:
-    """An open reader; whatever a damaged file makes the parsers raise becomes one DataError."""
-    if not path.exists():
-        raise DataError(f'{path}: no such bag')
-    try:
-        reader = Reader(_storage_path(path))
-        reader.open()
-    except DataError:
-        raise
-    except Exception as error:  # sqlite, struct, zstd, yaml, assertion: a cut file can raise nearly anything
-        raise DataError(f'{path}: cannot be read as a rosbag2 ({_said(error)}); was it cut short? {MISSING_METADATA}') from error
-    try:
-        yield reader
-    finally:
-        reader.close()
-
-
-def _guarded(messages: Iterator[Any], path: Path) -> Iterator[Any]:
-    """The same items; see _opened for the errors."""
-    read = 0
-    while True:
-        try:
-            item = next(messages, None)
-        except Exception as error:
-            raise DataError(f'{path}: damaged after {read} messages ({_said(error)}); was it cut short? {MISSING_METADATA}') from error
-        if item is None:
-            return
-        read += 1
-        yield item
-
-
-def _said(error: Exception) -> str:
-    return f'{type(error).__name__}: {error}'.rstrip(': ')

@@ -9,8 +9,8 @@ from types import TracebackType
 import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
 
+from dsac_ros.data.storage import standard_types
 from dsac_ros.data.transforms import quat_xyzw_of
 from dsac_ros.errors import DataError
 from dsac_ros.records import Camera, Frame
@@ -44,7 +44,7 @@ class BagWriter:
         self.map_frame, self.camera_frame = map_frame, camera_frame
         self.compressed, self.jpeg_quality, self.storage = compressed, jpeg_quality, storage
         self.frames = 0
-        self._types = get_typestore(Stores.ROS2_JAZZY)
+        self._types = standard_types()
         self._connections: dict[str, object] = {}
 
     def __enter__(self) -> BagWriter:

@@ -30,13 +30,14 @@ def info(**changes: object) -> SimpleNamespace:
     roi = SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0, do_rectify=False)
     k = np.array([500.0, 0, 320, 0, 510, 240, 0, 0, 1])
     p = np.array([450.0, 0, 310, 0, 0, 460, 230, 0, 0, 0, 1, 0])
-    return SimpleNamespace(**(dict(width=640, height=480, k=k, p=p, d=np.zeros(5), distortion_model='plumb_bob', binning_x=0, binning_y=0, roi=roi)
-                              | changes))
+    fields = dict(width=640, height=480, k=k, p=p, d=np.zeros(5), distortion_model='plumb_bob', binning_x=0, binning_y=0, roi=roi)
+    return SimpleNamespace(**(fields | changes))
 
 
 @pytest.mark.parametrize('padding', [0, 5])
 @pytest.mark.parametrize(('encoding', 'pixels'), [
-    ('rgb8', RGB), ('bgr8', RGB[..., ::-1]), ('rgba8', np.dstack([RGB, RGB[..., :1]])), ('bgra8', np.dstack([RGB[..., ::-1], RGB[..., :1]]))])
+    ('rgb8', RGB), ('bgr8', RGB[..., ::-1]),
+    ('rgba8', np.dstack([RGB, RGB[..., :1]])), ('bgra8', np.dstack([RGB[..., ::-1], RGB[..., :1]]))])
 def test_colours_keep_their_place_whatever_the_row_padding(encoding: str, pixels: np.ndarray, padding: int) -> None:
     decoded = decode_colour(image(pixels, encoding, padding=padding))
     np.testing.assert_array_equal(decoded, RGB)
@@ -199,5 +200,6 @@ def test_rclpy_messages_decode_alike() -> None:
     np.testing.assert_array_equal(decode_colour(message), RGB)
     packed = messages.CompressedImage(format='png', data=array.array('B', cv2.imencode('.png', DEPTH_MM)[1].tobytes()))
     np.testing.assert_allclose(decode_depth(packed), DEPTH_MM / 1000, rtol=1e-6)
-    camera_info = messages.CameraInfo(width=640, height=480, k=[500.0, 0, 320.0, 0, 510.0, 240.0, 0, 0, 1.0], d=[0.1] * 5, distortion_model='plumb_bob')
+    k = [500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]
+    camera_info = messages.CameraInfo(width=640, height=480, k=k, d=[0.1] * 5, distortion_model='plumb_bob')
     assert decode_camera(camera_info) == Camera(640, 480, 500, 510, 320, 240, 'plumb_bob', (0.1,) * 5)
