@@ -109,13 +109,24 @@ def _false_rejects(results: Sequence[FrameResult]) -> float | None:
     return sum(e is not None and e[0] < 0.05 and e[1] < 5.0 for e in rejected) / len(known) if known else None
 
 
+def is_hole(steps_ns: np.ndarray) -> np.ndarray:
+    """Which steps between neighbouring frames are holes of the recording: a split takes parts of a sequence, a folder holds several."""
+    return steps_ns > 5 * np.median(steps_ns) if len(steps_ns) else np.zeros(0, dtype=bool)
+
+
 def _gaps(results: Sequence[FrameResult]) -> dict[str, float | None]:
-    """Longest time without a new pose, start and end of the run included, and the time to the first pose [s]."""
+    """Longest time without a new pose, start and end of the run included, and the time to the first pose [s].
+
+    The clock stands still in holes of the recording, where nobody could have answered: they count as one usual step.
+    """
     if not results:
         return {'longest_gap_s': None, 'time_to_first_fix_s': None}
-    fixes = [r.stamp_ns for r in results if r.answered]
-    marks = np.array([results[0].stamp_ns, *fixes, results[-1].stamp_ns], dtype=np.int64)
-    return {'longest_gap_s': int(np.diff(marks).max()) / 1e9, 'time_to_first_fix_s': (fixes[0] - int(marks[0])) / 1e9 if fixes else None}
+    steps = np.diff(np.array([r.stamp_ns for r in results], dtype=np.int64))
+    usual = int(np.median(steps)) if len(steps) else 0
+    clock = np.concatenate([[0], np.cumsum(np.where(is_hole(steps), usual, steps))])
+    fixes = clock[[r.answered for r in results]]
+    longest = int(np.diff([0, *fixes, clock[-1]]).max())
+    return {'longest_gap_s': longest / 1e9, 'time_to_first_fix_s': int(fixes[0]) / 1e9 if len(fixes) else None}
 
 
 def _consistency(results: Iterable[FrameResult]) -> dict[str, float | int | None]:

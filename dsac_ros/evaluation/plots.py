@@ -9,8 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from dsac_ros.evaluation.metrics import FALSE_ACCEPT_DEG, FALSE_ACCEPT_M, counted_errors, errors_of
+from dsac_ros.evaluation.metrics import FALSE_ACCEPT_DEG, FALSE_ACCEPT_M, counted_errors, errors_of, is_hole
 from dsac_ros.evaluation.records import FrameResult
 
 # Colour-blind safe (Okabe and Ito); the marker says the same as the colour.
@@ -40,12 +41,13 @@ def trajectory(results: Sequence[FrameResult]) -> bytes | None:
         return None
     right, ahead, labels = _view_from_above(poses)
     flat = np.array([p[[right, ahead], 3] for p in poses])
-    figure = Figure(figsize=(9.5, 6.6), layout='constrained')
+    low, high = _window(flat)
+    width, height = high - low
+    figure = Figure(figsize=(9.5, float(np.clip(8.5 * height / width + 1.3, 3.2, 7.5))), layout='constrained')
     axes = figure.add_subplot()
     line = _broken_line(results, right, ahead)
     axes.plot(line[:, 0], line[:, 1], color=REFERENCE, linewidth=2.2, zorder=1)
     handles = [Line2D([], [], color=REFERENCE, linewidth=2.2, label='reference')]
-    low, high = _window(flat)
     outside = 0
     for kind, label, colour, marker, size in KINDS:
         chosen = [r for r in results if kind_of(r) == kind]
@@ -139,6 +141,7 @@ def latency(results: Sequence[FrameResult]) -> bytes | None:
     late = int((times > edge).sum())
     slower = f'; last bar: {late} slower, up to {times.max():.0f} ms' if late else ''
     axes.set(xlabel=f'latency [ms]{slower}', ylabel='frames', xlim=(0, edge))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     return _png(figure)
@@ -164,10 +167,7 @@ def _broken_line(results: Sequence[FrameResult], right: int, ahead: int) -> np.n
     """Reference path (M, 2) with NaN rows where the recording has a hole, so that separate parts are not joined."""
     known = [r for r in results if r.reference is not None]
     points = np.array([r.reference[[right, ahead], 3] for r in known]).reshape(-1, 2)  # type: ignore[index]
-    if len(known) < 3:
-        return points
-    steps = np.diff([r.stamp_ns for r in known])
-    holes = np.flatnonzero(steps > 5 * max(float(np.median(steps)), 1.0)) + 1
+    holes = np.flatnonzero(is_hole(np.diff([r.stamp_ns for r in known]))) + 1
     return np.insert(points, holes, np.nan, axis=0)
 
 

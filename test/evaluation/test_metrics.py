@@ -68,6 +68,13 @@ def test_counts_by_hand():
     assert summary['reasons'] == {'unknown': 2}
 
 
+def test_holes_of_the_recording_are_no_gaps():
+    """Two parts of a split, a minute apart: only frames that came and got no answer make a gap."""
+    answers = [True, True, False, True, True, True]
+    results = [result(i + 600 * (i >= 3), 1.0, answered=a) for i, a in enumerate(answers)]
+    assert metrics.summarise(results)['longest_gap_s'] == pytest.approx(0.2)
+
+
 def test_half_without_an_answer_is_an_infinite_median():
     summary = metrics.summarise([result(0, 1.0), result(1, None)])
     assert summary['median_translation_m'] is None and summary['median_rotation_deg'] == pytest.approx(90.0)
