@@ -102,7 +102,7 @@ def _depth_agreement(first: Frame, second: Frame, second_from_first: np.ndarray,
         return 0.0
     rays = np.column_stack([normalised(first.camera, np.column_stack([columns, rows]).astype(np.float64)), np.ones(z.size)])
     points = rays * z[:, None] @ second_from_first[:3, :3].T + second_from_first[:3, 3]
-    ahead = points[:, 2] > 0.05 * scale
+    ahead = points[:, 2] > 0.05
     if not ahead.any():
         return 0.0
     pixels = np.full((z.size, 2), -1.0)
@@ -113,7 +113,7 @@ def _depth_agreement(first: Frame, second: Frame, second_from_first: np.ndarray,
     measured[inside] = second.depth[v[inside], u[inside]] * scale
     # A hole in the second depth map says nothing either way.
     tested = ~inside | (measured > 0)
-    agree = inside & (measured > 0) & (np.abs(measured - points[:, 2]) < DEPTH_TOLERANCE * np.maximum(measured, 0.3 * scale))
+    agree = inside & (measured > 0) & (np.abs(measured - points[:, 2]) < DEPTH_TOLERANCE * np.maximum(measured, 0.3))
     return float(agree.sum() / max(1, tested.sum()))
 
 

@@ -80,7 +80,7 @@ def test_messages_as_ros_users_expect_them(tmp_path: Path) -> None:
     made = frames(1)[0]
     bag = write(tmp_path / 'bag', [made])
     with AnyReader([bag]) as reader:  # checks definitions against type hashes
-        messages = {connection.topic: (time_ns, reader.deserialize(data, connection.msgtype)) for connection, time_ns, data in reader.messages()}
+        messages = {c.topic: (time_ns, reader.deserialize(data, c.msgtype)) for c, time_ns, data in reader.messages()}
     assert set(messages) == {'/camera/color/image_raw', '/camera/color/camera_info', '/camera/depth/image_raw', '/tf', '/reference/pose'}
     assert {time_ns for time_ns, _ in messages.values()} == {made.stamp_ns}
     colour, depth = messages['/camera/color/image_raw'][1], messages['/camera/depth/image_raw'][1]
