@@ -224,7 +224,7 @@ class Player:
             self._target.check()
             stamp = max(time.time_ns(), 1 + max(sent, default=0))
             sent[stamp] = frame
-            self._send(stamp, info, image, depth)
+            self.send(stamp, info, image, depth)
             now_s = time.monotonic() - start_s
             if not memory or now_s - memory[-1][0] > 1.0:
                 memory.append((now_s, process.memory_info().rss / 1e6))
@@ -240,7 +240,8 @@ class Player:
         missing = 'no_message' if counters['lost'] > 0 else 'dropped'
         return LiveReplay([self._result(stamp, frame, modality, missing) for stamp, frame in sent.items()], len(sent), counters, memory)
 
-    def _send(self, stamp: int, info: CameraInfo, image: Image, depth: Image | None) -> None:
+    def send(self, stamp: int, info: CameraInfo | None = None, image: Image | None = None, depth: Image | None = None) -> None:
+        """Publish what is given with this stamp [ns]."""
         for publisher, message in ((self.info, info), (self.depth, depth), (self.image, image)):
             if message is not None:
                 message.header.stamp = time_message(stamp)

@@ -61,3 +61,15 @@ class NodeInProcess:
         assert not self.node._worker.is_alive()
         self.node.destroy_node()
         self._context.try_shutdown()
+
+
+@pytest.fixture(scope='session')
+def small_room(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """A map of a synthetic room, and frames of another way through it."""
+    from dsac_ros.data.synthetic import SyntheticSource
+    frames = list(SyntheticSource(room_seed=3, trajectory_seed=2, frames=12, width=320, height=240))
+    if os.environ.get('H4_STAND_IN'):
+        import pickle, zlib
+        pickle.dump({zlib.crc32(f.image.tobytes()): f.map_from_camera for f in frames}, open('/tmp/h4/truth.pkl', 'wb'))
+        return Path('/tmp/h4/m.dsacmap'), frames
+    raise NotImplementedError

@@ -1,0 +1,298 @@
+"""The real node over real DDS, fed with good and bad messages, one at a time."""
+from __future__ import annotations
+
+import time
+from array import array
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+
+import cv2
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy')
+pytest.importorskip('dsac_ros.msg', reason='the messages are not built; see make test')
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
+
+from conftest import NodeInProcess  # noqa: E402
+from dsac_ros.msg import LocalizationStatus  # noqa: E402
+from dsac_ros.records import Frame  # noqa: E402
+from dsac_ros.ros import sensor_messages  # noqa: E402
+from dsac_ros.ros.live_replay import Player  # noqa: E402
+from dsac_ros.ros.messages import matrix_from_pose  # noqa: E402
+
+pytestmark = pytest.mark.ros
+ANSWER_S = 30.0  # generous: other work shares the machine
+UNSET: Any = object()
+
+
+@contextmanager
+def running(domain_id: int, small_room: tuple[Path, list[Frame]], **parameters: Any) -> Iterator[Player]:
+    parameters = {'map': str(small_room[0]), 'depth_wait': 0.3} | parameters
+    with NodeInProcess(domain_id, **parameters) as target, Player(target, parameters.get('modality') != 'rgb') as player:
+        player.wait_until_ready()
+        yield player
+
+
+@pytest.fixture
+def player(domain_id: int, small_room: tuple[Path, list[Frame]]) -> Iterator[Player]:
+    with running(domain_id, small_room) as player:
+        yield player
+
+
+@pytest.fixture
+def frames(small_room: tuple[Path, list[Frame]]) -> list[Frame]:
+    return small_room[1]
+
+
+def show(player: Player, frame: Frame, stamp: int | None = None, info: CameraInfo | None = UNSET, image: Image = UNSET,
+         depth: Image | None = UNSET) -> LocalizationStatus:
+    """Send one frame, with some of its messages replaced, and wait for what the node says of it."""
+    stamp = time.time_ns() if stamp is None else stamp
+    player.statuses.pop(stamp, None)
+    player.poses.pop(stamp, None)
+    player.send(stamp, sensor_messages.camera_info_message(frame.camera) if info is UNSET else info,
+                sensor_messages.colour_message(frame.image) if image is UNSET else image,
+                sensor_messages.depth_message(frame.depth) if depth is UNSET else depth)
+    assert player.wait_for(lambda: stamp in player.statuses, ANSWER_S), f'no status within {ANSWER_S} s'
+    status = player.statuses[stamp]
+    if status.accepted:
+        assert player.wait_for(lambda: stamp in player.poses, ANSWER_S), 'accepted, but no pose'
+    else:
+        assert stamp not in player.poses
+        assert status.reasons, 'refused without a reason'
+    assert status.frames_received == status.frames_processed + status.frames_dropped + sum(
+        count for cause, count in rejections(status).items() if cause not in NOT_OF_IMAGES)
+    return status
+
+
+# Causes that cost a frame its depth only.
+NOT_OF_IMAGES = ('bad_depth', 'depth_size', 'empty_depth', 'depth_zero_stamp', 'depth_repeated_stamp', 'depth_out_of_order')
+
+
+def rejections(status: LocalizationStatus) -> dict[str, int]:
+    return dict(zip(status.rejected_causes, status.rejected_counts, strict=True))
+
+
+def refused(status: LocalizationStatus, cause: str) -> bool:
+    return not status.accepted and status.reasons[0].startswith(cause + ':') and rejections(status)[cause] >= 1
+
+
+def show_good(player: Player, frames: list[Frame], modality: str = 'rgbd') -> LocalizationStatus:
+    """The node is well: it answers a good frame and answers it rightly."""
+    status = show(player, frames[0])
+    assert status.accepted and status.state == LocalizationStatus.TRACKING and status.modality == modality, list(status.reasons)
+    stamp = status.header.stamp.sec * 10 ** 9 + status.header.stamp.nanosec
+    map_from_camera = matrix_from_pose(player.poses[stamp][0].pose.pose)
+    assert np.linalg.norm((map_from_camera - frames[0].map_from_camera)[:3, 3]) < 0.2
+    return status
+
+
+def raw(encoding: str, height: int, width: int, step: int, size: int) -> Image:
+    return Image(encoding=encoding, height=height, width=width, step=step, data=array('B', bytes(size)))
+
+
+def test_a_good_frame_gives_pose_status_and_counters(player: Player, frames: list[Frame]) -> None:
+    status = show_good(player, frames)
+    pose = next(iter(player.poses.values()))[0]
+    assert pose.header == status.header and pose.header.frame_id == 'map'
+    covariance = np.array(pose.pose.covariance).reshape(6, 6)
+    assert np.linalg.eigvalsh(covariance).min() > 0 and np.allclose(covariance, covariance.T)
+    np.testing.assert_allclose(status.position_stddev, np.sqrt(np.diagonal(covariance))[:3], rtol=1e-5)
+    assert list(status.stage_names)[:2] == ['wait', 'decode'] and len(status.stage_names) == len(status.stage_times_ms) > 2
+    assert 0 < status.latency_receive_ms and 0 < status.latency_stamp_ms < 1e3 * ANSWER_S
+    assert status.frames_processed == status.frames_accepted == 1 and status.frames_rgb_fallback == 0
+
+
+def test_tf_carries_the_pose(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
+    tf2_msgs = pytest.importorskip('tf2_msgs.msg')
+    with running(domain_id, small_room, map_frame='attic', tf_child_frame='eye') as player:
+        heard: list[Any] = []
+        player.node.create_subscription(tf2_msgs.TFMessage, '/tf', lambda message: heard.extend(message.transforms), QoSProfile(depth=100))
+        assert player.wait_for(lambda: player.node.count_publishers('/tf') == 1, ANSWER_S)
+        until = time.monotonic() + ANSWER_S
+        while not heard and time.monotonic() < until:  # a transform that came before the match is lost
+            status = show(player, frames[0])
+            player.wait_for(lambda: heard, 0.5)
+        pose = player.poses[max(player.poses)][0]
+        assert status.accepted and heard[-1].header == pose.header and heard[-1].header.frame_id == 'attic'
+        assert heard[-1].child_frame_id == 'eye' and heard[-1].transform.rotation == pose.pose.pose.orientation
+        before = len(heard)
+        assert not show(player, black(frames[0])).accepted
+        show(player, frames[0])
+        assert player.wait_for(lambda: len(heard) == before + 1, ANSWER_S), 'one transform for two frames of which one was accepted'
+
+
+def test_no_tf_when_not_wanted(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
+    with running(domain_id, small_room, tf_mode='none') as player:
+        show_good(player, frames)
+        assert player.node.count_publishers('/tf') == 0
+
+
+def black(frame: Frame) -> Frame:
+    return Frame(np.zeros_like(frame.image), frame.camera, frame.stamp_ns, np.zeros_like(frame.depth))
+
+
+def test_unsure_is_silent_and_says_lost(player: Player, frames: list[Frame]) -> None:
+    assert show(player, black(frames[0])).state == LocalizationStatus.INITIALISING
+    show_good(player, frames)
+    status = show(player, black(frames[0]))
+    assert status.state == LocalizationStatus.LOST and not status.accepted
+    assert len(player.poses) == 1
+    show_good(player, frames)
+
+
+@pytest.mark.parametrize('image', [
+    raw('8UC3', 240, 320, 960, 240 * 960), raw('no_such_encoding', 240, 320, 960, 240 * 960), raw('32FC1', 240, 320, 1280, 240 * 1280),
+    raw('rgb8', 240, 320, 960, 1000), raw('rgb8', 0, 0, 0, 0), raw('rgb8', 240, 320, 3, 240 * 3), raw('rgb8', 2 ** 31, 2 ** 31, 2 ** 31, 8),
+    raw('', 240, 320, 960, 240 * 960)],
+    ids=['ambiguous', 'unknown', 'depth_as_colour', 'cut_short', 'empty', 'step', 'huge', 'no_encoding'])
+def test_bad_images_are_refused_and_counted(player: Player, frames: list[Frame], image: Image) -> None:
+    assert refused(show(player, frames[0], image=image), 'bad_image')
+    show_good(player, frames)
+
+
+def test_an_image_of_another_size_than_camera_info(player: Player, frames: list[Frame]) -> None:
+    status = show(player, frames[0], image=sensor_messages.colour_message(frames[0].image[::2, ::2]))
+    assert refused(status, 'camera_info_size') and '160x120' in status.reasons[0] and '320x240' in status.reasons[0]
+    show_good(player, frames)
+
+
+def test_camera_info_missing_wrong_and_late(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
+    with running(domain_id, small_room) as player:
+        assert refused(show(player, frames[0], info=None), 'no_camera_info')
+        larger = sensor_messages.camera_info_message(frames[0].camera.resized(640, 480))
+        assert refused(show(player, frames[0], info=larger), 'camera_info_size')
+        uncalibrated = CameraInfo(width=320, height=240)
+        assert refused(show(player, frames[0], info=uncalibrated), 'bad_camera_info')
+        show_good(player, frames)
+
+
+@pytest.mark.parametrize('depth, cause', [
+    (raw('rgb8', 240, 320, 960, 240 * 960), 'bad_depth'), (raw('16UC1', 240, 320, 640, 100), 'bad_depth'),
+    (raw('16UC1', 120, 160, 320, 120 * 320), 'depth_size'), (raw('16UC1', 240, 320, 640, 240 * 640), 'empty_depth')],
+    ids=['colour_as_depth', 'cut_short', 'size', 'empty'])
+def test_bad_depth_costs_only_the_depth(player: Player, frames: list[Frame], depth: Image, cause: str) -> None:
+    status = show(player, frames[0], depth=depth)
+    assert status.modality == 'rgb' and rejections(status)[cause] == 1 and status.frames_rgb_fallback == 1
+    show_good(player, frames)
+
+
+def float_depth(depth: np.ndarray) -> Image:
+    height, width = depth.shape
+    return Image(encoding='32FC1', height=height, width=width, step=4 * width, data=array('B', depth.astype('<f4').tobytes()))
+
+
+def test_nan_depth(player: Player, frames: list[Frame]) -> None:
+    holes = frames[0].depth.copy()
+    holes[::3] = np.nan
+    holes[1::3, ::5] = np.inf
+    assert show(player, frames[0], depth=float_depth(holes)).modality == 'rgbd'
+    status = show(player, frames[0], depth=float_depth(np.full_like(holes, np.nan)))
+    assert status.modality == 'rgb' and rejections(status)['empty_depth'] == 1
+
+
+def test_depth_that_does_not_come_is_not_waited_for_for_ever(player: Player, frames: list[Frame]) -> None:
+    status = show(player, frames[0], depth=None)
+    assert status.modality == 'rgb' and status.frames_rgb_fallback == 1
+    show_good(player, frames)
+
+
+def test_zero_stamp(player: Player, frames: list[Frame]) -> None:
+    before = rejections(player.newest)['zero_stamp']
+    assert refused(show(player, frames[0], stamp=0, depth=None), 'zero_stamp')
+    assert rejections(player.newest)['zero_stamp'] == before + 1
+    show_good(player, frames)
+
+
+def test_a_bag_that_loops(player: Player, frames: list[Frame]) -> None:
+    start = 1_600_000_000 * 10 ** 9
+    for _ in range(3):
+        for k in range(3):
+            status = show(player, frames[0], stamp=start + k * 10 ** 9)
+            assert status.accepted and status.modality == 'rgbd', list(status.reasons)
+    assert status.frames_processed == 9 and status.frames_dropped == 0
+
+
+def test_repeated_stamp(player: Player, frames: list[Frame]) -> None:
+    stamp = time.time_ns()
+    assert show(player, frames[0], stamp=stamp).accepted
+    assert refused(show(player, frames[0], stamp=stamp), 'repeated_stamp')
+    show_good(player, frames)
+
+
+def test_max_age(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
+    with running(domain_id, small_room, max_age=20.0) as player:
+        assert refused(show(player, frames[0], stamp=time.time_ns() - 60 * 10 ** 9), 'too_old')
+        show_good(player, frames)
+        assert refused(show(player, frames[0], stamp=time.time_ns() + 60 * 10 ** 9), 'from_the_future')
+
+
+def test_a_burst_is_dropped_down_to_the_newest(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
+    with running(domain_id, small_room, modality='rgb', queue_depth=50) as player:
+        before = player.newest.frames_received
+        info, image = sensor_messages.camera_info_message(frames[0].camera), sensor_messages.colour_message(frames[0].image)
+        for _ in range(20):
+            player.send(stamp := time.time_ns(), info, image)
+        assert player.wait_for(lambda: stamp in player.statuses, ANSWER_S)
+        status = player.statuses[stamp]
+        assert status.accepted and status.frames_dropped > 0
+        assert status.frames_received - before == status.frames_processed + status.frames_dropped
+
+
+def test_random_bytes_never_end_the_node(player: Player, frames: list[Frame]) -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(40):
+        encoding = str(rng.choice(['rgb8', 'bgr8', 'mono8', 'mono16', 'bayer_rggb8', 'yuv422', '16UC1', '\x00', 'rgb8 ']))
+        height, width, step = (int(v) for v in rng.integers(0, 400, 3))
+        size = int(rng.choice([0, 1, step * height, step * height + 1]))
+        image = Image(encoding=encoding, height=height, width=width, step=step, is_bigendian=int(rng.integers(0, 256)),
+                      data=array('B', rng.bytes(size)))
+        assert not show(player, frames[0], image=image).accepted
+    show_good(player, frames)
+
+
+@pytest.mark.parametrize('cut', [False, True])
+def test_compressed(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame], cut: bool) -> None:
+    frame, qos = frames[0], QoSProfile(depth=2, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+    target = NodeInProcess(domain_id, map=str(small_room[0]), image_compressed=True, depth_compressed=True,
+                           image_topic='jpeg', depth_topic='png')
+    with target, Player(target, True) as player:
+        colour, depth = (player.node.create_publisher(CompressedImage, topic, qos) for topic in ('jpeg', 'png'))
+        jpeg = cv2.imencode('.jpg', frame.image[..., ::-1])[1].tobytes()
+        png = cv2.imencode('.png', np.rint(frame.depth * 1000).astype(np.uint16))[1].tobytes()
+        until = time.monotonic() + ANSWER_S
+        while time.monotonic() < until:  # until the topics have found each other
+            stamp = time.time_ns()
+            player.send(stamp, sensor_messages.camera_info_message(frame.camera))
+            for publisher, data, kind in ((depth, png, '16UC1; compressedDepth'), (colour, jpeg[:50] if cut else jpeg, 'jpeg')):
+                message = CompressedImage(format=kind, data=array('B', data))
+                message.header.stamp = sensor_messages.time_message(stamp)
+                publisher.publish(message)
+            if player.wait_for(lambda: stamp in player.statuses, 1.0) and (cut or player.statuses[stamp].modality == 'rgbd'):
+                break
+        assert player.statuses[stamp].accepted is not cut, list(player.statuses[stamp].reasons)
+        assert not cut or refused(player.statuses[stamp], 'bad_image')
+
+
+def test_who_comes_late_sees_the_first_status(domain_id: int, small_room: tuple[Path, list[Frame]]) -> None:
+    with NodeInProcess(domain_id, map=str(small_room[0])) as target, Player(target, False) as player:
+        heard: list[LocalizationStatus] = []
+        latched = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+        player.node.create_subscription(LocalizationStatus, 'status', heard.append, latched)
+        until = time.monotonic() + ANSWER_S
+        while not heard and time.monotonic() < until:
+            player.wait_for(lambda: heard, 0.2)
+        assert heard[0].state == LocalizationStatus.INITIALISING and not heard[0].accepted
+
+
+def test_two_robots_do_not_hear_each_other(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
+    one, two = (NodeInProcess(domain_id, map=str(small_room[0])) for _ in range(2))
+    one.namespace, two.namespace = '/one', '/two'
+    with one, two, Player(one, True) as first, Player(two, True) as second:
+        first.wait_until_ready()
+        second.wait_until_ready()
+        show_good(first, frames)
+        assert not second.poses
