@@ -12,7 +12,6 @@ from dsac_ros.errors import ConfigError
 
 STEP_S = 0.02
 SPEED_M_S = (0.3, 0.5)
-MAX_TURN_DEG_S = 40.0
 MARGINS_M = (0.45, 0.4, 0.35, 0.3)  # of the straight walk from obstacles, the widest that leaves enough space
 CLEARANCE_M = 0.2  # after rounding the corners
 
@@ -75,7 +74,7 @@ def _headings(room: Room, rng: np.random.Generator, points_N2: np.ndarray) -> np
     rates = np.zeros(len(points_N2))
     for start in range(0, len(points_N2), every):
         view = float(_view_distance(room, points_N2[start:start + 1], np.array([yaw]))[0])
-        rate = np.radians(np.interp(view, [0.6, 2.4], [32.0, 20.0]))
+        rate = np.radians(np.interp(view, [0.6, 2.4], [29.0, 20.0]))
         rates[start:start + every] = sign * rate
         yaw += sign * rate * every * STEP_S
         left -= rate * every * STEP_S
@@ -112,7 +111,7 @@ def hand_held(room: Room, seed: int, frames: int, rate_hz: float) -> np.ndarray:
             break
     else:
         raise ConfigError(f'room {room.seed}, trajectory {seed}: no way between the furniture; take another seed')
-    yaw = _headings(room, rng, points) + np.radians(3) * _wander(rng, count, 0.6)
+    yaw = _headings(room, rng, points) + np.radians(2.5) * _wander(rng, count, 0.8)
     pitch = np.radians(-8) + np.radians(8) * _wander(rng, count, 1.8)
     roll = np.radians(2.5) * _wander(rng, count, 1.5)
     height = np.clip(rng.uniform(1.3, 1.5) + 0.07 * _wander(rng, count, 2.5), *CAMERA_HEIGHTS_M)
