@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import yaml
@@ -51,6 +50,18 @@ def from_dict(group: type[T], values: dict[str, Any]) -> T:
             hint = f'; did you mean {near[0]!r}?' if near else f'; known: {", ".join(known)}'
             raise ConfigError(f'{group.__name__}: unknown option {key!r}{hint}')
     return group(**values)
+
+
+def parse_settings(group: type[Any], settings: list[str]) -> dict[str, Any]:
+    """Values out of NAME=VALUE texts, read as YAML scalars; refuses what is no setting, and checks the values by building the group."""
+    values = {}
+    for text in settings:
+        name, equals, value = text.partition('=')
+        if not equals:
+            raise ConfigError(f'--set {text}: expected NAME=VALUE')
+        values[name] = yaml.safe_load(value)
+    from_dict(group, values)
+    return values
 
 
 @dataclass(frozen=True)
@@ -108,3 +119,24 @@ class IntegrityOptions(Options):
     max_position_deviation: float = option(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)
     max_rotation_deviation: float = option(0.2, 'largest standard deviation of the rotation about any axis', unit='rad', low=0.0, high=10.0)
     map_margin: float = option(3.0, 'how far the camera may be outside of the box of the mapped points', unit='m', low=0.0, high=1e4)
+
+
+@dataclass(frozen=True)
+class MappingOptions(Options):
+    """Making a map (dsac_ros.training.mapping)."""
+
+    minutes: float = option(5.0, 'all the time that mapping may take', unit='min', low=0.05, high=1e5)
+    rgb_only: bool = option(False, 'map from images and poses alone, also where there is depth')
+    seed: int = option(0, 'of everything that is drawn at random', low=0, high=2**31 - 1)
+    max_frames: int = option(600, 'frames kept of a longer recording, evenly spread', low=10, high=100000)
+    held_out_share: float = option(0.06, 'share of the frames kept from training, to calibrate the covariance', low=0.01, high=0.5)
+    encoding_share: float = option(0.25, 'largest share of the time that goes into encoding images', low=0.05, high=0.9)
+    augmented: int = option(2, 'augmented views of every frame beside the frame itself, time allowing', low=0, high=20)
+    capacity: int = option(900_000, 'samples in the buffer; 1.6 kB each', low=1000, high=10**8)
+    batch: int = option(512, 'samples in a step', low=16, high=65536)
+    steps: int = option(0, 'steps to train, in place of the time; 0 = as long as the time allows', low=0, high=10**8)
+    learning_rate: float = option(3e-3, 'peak of the one-cycle schedule', low=1e-6, high=1.0)
+    weight_decay: float = option(1e-2, 'of AdamW', low=0.0, high=10.0)
+    width: int = option(256, 'of the layers of the head', low=16, high=4096)
+    cluster_weight: float = option(0.2, 'of the cross entropy of the cluster choice', low=0.0, high=100.0)
+    reprojection_weight: float = option(0.02, 'of the reprojection loss where no coordinate is known (rgb_only)', low=0.0, high=100.0)

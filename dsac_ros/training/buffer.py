@@ -5,8 +5,9 @@ re-implemented from the idea).
 """
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
-from typing import Callable, Iterable
+from typing import Callable
 
 import numpy as np
 import torch
@@ -16,6 +17,9 @@ from dsac_ros.geometry.camera import cell_centres, normalised
 from dsac_ros.networks.encoder import STRIDE, Encoder, image_to_tensor, input_size
 from dsac_ros.records import Frame
 from dsac_ros.training.augmentation import augmented_view, clean_view
+
+
+MIN_VIEWS = 20  # however little time there is
 
 
 @dataclass
@@ -47,44 +51,62 @@ def depth_targets(index: int, frame: Frame, pixels: np.ndarray) -> np.ndarray:
     return np.where(z[:, None] > 0, scene, np.nan)
 
 
-def fill(frames: Iterable[Frame], count: int, encoder: Encoder, targets: Targets, need_target: bool, capacity: int,
-         augmented: int, rng: np.random.Generator, device: torch.device, progress: Callable[[], None]) -> Buffer:
+def usable_views(frames: list[Frame], encoder: Encoder, device: torch.device, seconds: float, augmented: int) -> tuple[list[Frame], int]:
+    """As many frames, and augmented views of each, as can be encoded in the time: all frames first, then their augmentations."""
+    image = frames[0].image
+    width, height = input_size(image.shape[1], image.shape[0])
+    blank = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        encoder(blank)
+        start = time.perf_counter()
+        encoder(blank).sum().item()
+        one = 1.3 * (time.perf_counter() - start)  # cutting views and picking cells costs some, too
+    views = max(MIN_VIEWS, int(seconds / one))
+    augmented = min(augmented, max(0, views // len(frames) - 1))
+    keep = max(1, -(-len(frames) * (1 + augmented) // views))
+    return frames[::keep], augmented
+
+
+def fill(frames: list[Frame], encoder: Encoder, targets: Targets, need_target: bool, capacity: int,
+         augmented: int, rng: np.random.Generator, device: torch.device, progress: Callable[[], object]) -> Buffer:
     """Encode every frame once as it is and `augmented` times augmented; keep an equal share of the cells of each view.
 
     Args:
-        count: number of frames (an upper bound), to share out `capacity` samples.
-        need_target: keep only cells whose scene coordinate is known.
+        targets: called with the index of a frame in `frames`.
+        need_target: keep only cells whose scene coordinate is known; else those come first and others fill up.
     """
-    per_view = max(1, capacity // max(1, count * (1 + augmented)))
-    features, scene, rays, owners, poses = [], [], [], [], []
-    focal = 0.0
+    per_view = max(1, capacity // (len(frames) * (1 + augmented)))
+    features, scene, rays, owners = [], [], [], []
     for index, frame in enumerate(frames):
         width, height = input_size(frame.camera.width, frame.camera.height)
-        focal = frame.camera.resized(width, height).fx
         cells = cell_centres(width, height, STRIDE)
-        poses.append(np.linalg.inv(frame.map_from_camera))
         for view_index in range(1 + augmented):
             view = (augmented_view(frame.image, width, height, cells, rng) if view_index
                     else clean_view(frame.image, width, height, cells))
             pixels = view.source_px.reshape(-1, 2)
             points = targets(index, frame, pixels)
-            limit = [frame.camera.width - 0.5, frame.camera.height - 0.5]
-            usable = ((pixels > -0.5) & (pixels < limit)).all(-1)
-            if need_target:
-                usable &= np.isfinite(points).all(-1)
-            chosen = np.flatnonzero(usable)
-            if len(chosen) > per_view:
-                chosen = rng.choice(chosen, per_view, replace=False)
+            chosen = choose_cells(frame, pixels, np.isfinite(points).all(-1), need_target, per_view, rng)
             with torch.inference_mode():
                 grid = encoder(image_to_tensor(view.image).to(device))[0]
-            rows = grid.flatten(1).T[torch.from_numpy(chosen).to(device)]
-            features.append(rows.half().clone())
+            features.append(grid.flatten(1).T[torch.from_numpy(chosen).to(device)].half().clone())
             scene.append(points[chosen])
             rays.append(normalised(frame.camera, pixels[chosen]))
             owners.append(np.full(len(chosen), index))
         progress()
+    camera = frames[0].camera
+    focal = camera.resized(*input_size(camera.width, camera.height)).fx
+    poses = np.stack([np.linalg.inv(frame.map_from_camera) for frame in frames])
     return Buffer(torch.cat(features), _tensor(scene, device), _tensor(rays, device),
-                  torch.from_numpy(np.concatenate(owners)).to(device), _tensor([np.stack(poses)], device), focal)
+                  torch.from_numpy(np.concatenate(owners)).to(device), _tensor([poses], device), focal)
+
+
+def choose_cells(frame: Frame, pixels: np.ndarray, known: np.ndarray, need_target: bool, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of at most `most` cells inside of the source image, those with a known coordinate first."""
+    inside = ((pixels > -0.5) & (pixels < [frame.camera.width - 0.5, frame.camera.height - 0.5])).all(-1)
+    chosen = rng.permutation(np.flatnonzero(inside & known))[:most]
+    if not need_target:
+        chosen = np.concatenate([chosen, rng.permutation(np.flatnonzero(inside & ~known))[:most - len(chosen)]])
+    return np.sort(chosen)
 
 
 def _tensor(parts: list[np.ndarray], device: torch.device) -> Tensor:

@@ -1,0 +1,136 @@
+"""From posed frames to a map bundle: encode once into a shuffled buffer, train the head, calibrate on frames held out.
+
+Works from depth, or from RGB and poses alone (then points triangulated over views stand in for depth, see triangulation).
+"""
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dsac_ros.config import MappingOptions
+from dsac_ros.data.checks import check_consistency
+from dsac_ros.data.source import FrameSource
+from dsac_ros.errors import DataError, MapError
+from dsac_ros.localizer import resolve_device
+from dsac_ros.maps.bundle import MapBundle, save_map
+from dsac_ros.networks.encoder import shared_encoder
+from dsac_ros.records import Frame
+from dsac_ros.training.buffer import Buffer, Targets, depth_targets, fill, usable_views
+from dsac_ros.training.calibration import calibrate
+from dsac_ros.training.head import Head, train_head
+from dsac_ros.training.triangulation import triangulated_targets
+
+HELD_OUT_BLOCK = 4  # consecutive frames, so that a held-out frame is not the twin of a training frame
+MIN_FRAMES = 10
+TRIANGULATION_SHARE = 0.35  # of the time, at the most
+
+
+def map_source(source: FrameSource, out: str | Path, options: MappingOptions = MappingOptions(), device: str = 'auto',
+               name: str = 'room', overwrite: bool = False, quiet: bool = False) -> MapBundle:
+    """Make a map of what the source shows and write it to the bundle `out`.
+
+    SIGINT while the head trains ends the training and keeps the best map so far; before that there is nothing to keep.
+    Raises DataError where frames, poses or depth are missing or inconsistent, MapError where `out` cannot be written.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise MapError(f'{out}: exists already; choose another --out or --overwrite')
+    start = time.monotonic()
+    deadline = start + 60 * options.minutes
+    where = resolve_device(device)
+    training, held_out, left_out = read_frames(source, options)
+    check_consistency(training[:: max(1, len(training) // 24)], name=str(getattr(source, 'path', 'the data')))
+    encoder = shared_encoder(str(where))
+    targets: Targets = depth_targets
+    rng = np.random.default_rng(options.seed)
+    frames, augmented = usable_views(training, encoder, where, (deadline - time.monotonic()) * options.encoding_share, options.augmented)
+    if options.rgb_only:
+        targets = triangulated_targets(frames, start + 60 * options.minutes * TRIANGULATION_SHARE, quiet)
+    with bar('encode', len(frames), quiet) as progress:
+        buffer = fill(frames, encoder, targets, not options.rgb_only, options.capacity, augmented, rng, where, progress.update)
+    points = known_points(buffer)
+    # Calibration localises the held-out frames with the finished head; a tenth of a second each on a slow core.
+    train_until = deadline - 0.25 * len(held_out) - 2
+    with stop_on_interrupt() as stopped:
+        head = train_head(buffer, options, train_until, stopped, quiet)
+    low, high = np.quantile(points, [0.01, 0.99], axis=0)
+    centre, extent = ((low + high) / 2).tolist(), (high - low).tolist()
+    factors, errors = calibrate(head.expert, held_out, source.map_frame, centre, extent, where, not options.rgb_only)
+    record = describe(options, head, buffer, left_out, errors, len(frames), len(held_out), time.monotonic() - start, where)
+    return save_map(out, source.map_frame, name, head.expert.cpu(), factors, centre, extent, record, overwrite)
+
+
+def read_frames(source: FrameSource, options: MappingOptions) -> tuple[list[Frame], list[Frame], Counter[str]]:
+    """Posed frames for training and, in blocks spread over the recording, held out; and what was left out, by cause."""
+    count = len(source)
+    left_out: Counter[str] = Counter()
+    frames: list[Frame] = []
+    keep = max(1, -(-count // options.max_frames))
+    for frame in islice(source, 0, None, keep):
+        cause = ('no_pose' if frame.map_from_camera is None
+                 else 'no_depth' if not options.rgb_only and (frame.depth is None or not (frame.depth > 0).any()) else None)
+        if cause:
+            left_out[cause] += 1
+        else:
+            frames.append(frame)
+    if len(frames) < MIN_FRAMES:
+        why = ', '.join(f'{cause}: {number}' for cause, number in (left_out + source.warnings).items())
+        raise DataError(f'{getattr(source, "path", "the data")}: {len(frames)} usable frames, at least {MIN_FRAMES} are needed'
+                        f'{f" (left out: {why})" if why else ""}; '
+                        + ('check the reference poses' if options.rgb_only else 'check depth and poses, or map with --rgb-only'))
+    every = max(2 * HELD_OUT_BLOCK, round(HELD_OUT_BLOCK / options.held_out_share))
+    held = [i % every >= every - HELD_OUT_BLOCK for i in range(len(frames))]
+    return [f for f, h in zip(frames, held) if not h], [f for f, h in zip(frames, held) if h], left_out
+
+
+def known_points(buffer: Buffer) -> np.ndarray:
+    """Finite scene coordinates of the buffer, (N, 3) float."""
+    points = buffer.targets_S3[buffer.targets_S3.isfinite().all(-1)].cpu().numpy()
+    if len(points) < 500:
+        raise DataError(f'only {len(points)} cells have a known scene coordinate; is the depth empty, or does the camera hardly move?')
+    return points
+
+
+def describe(options: MappingOptions, head: Head, buffer: Buffer, left_out: Counter[str], errors: dict[str, Any], frames: int,
+             held_out: int, seconds: float, device: torch.device) -> dict[str, Any]:
+    """What the manifest says of how the map was made."""
+    return {'created': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'options': asdict(options), 'device': device.type,
+            'seconds': round(seconds, 1), 'frames': frames, 'held_out_frames': held_out, 'left_out': dict(left_out),
+            'samples': len(buffer.features_SC), 'steps': head.steps, 'median_coordinate_error_m': round(head.median_error_m, 4),
+            'interrupted': head.interrupted, 'held_out': errors}
+
+
+@contextmanager
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Within, the first SIGINT only raises a flag; a second one interrupts as usual."""
+    seen = []
+
+    def remember(number: int, frame: Any) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    try:
+        previous = signal.signal(signal.SIGINT, remember)
+    except ValueError:  # not in the main thread: signals do not come here
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def bar(text: str, total: int, quiet: bool) -> tqdm:
+    return tqdm(total=total, desc=text, disable=quiet, unit='frame', dynamic_ncols=True)
