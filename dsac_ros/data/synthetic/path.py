@@ -42,13 +42,13 @@ def _walk(room: Room, rng: np.random.Generator, length_m: float, margin: float) 
     while walked < length_m:
         candidates = free[rng.integers(len(free), size=24)]
         distances = np.linalg.norm(candidates - corners[-1], axis=-1)
-        ways = corners[-1] + np.linspace(0, 1, 60)[:, None, None] * (candidates - corners[-1])
-        clear = (room.clearance(ways.reshape(-1, 2)).reshape(60, -1) > margin - 0.02).all(0) & (distances > 0.4)
+        ways = corners[-1] + np.linspace(0, 1, 40)[:, None, None] * (candidates - corners[-1])
+        clear = (room.clearance(ways.reshape(-1, 2)).reshape(40, -1) > margin - 0.02).all(0) & (distances > 0.4)
         if not clear.any():
             # a corner that sees little: step a short way aside
             near = free[np.linalg.norm(free - corners[-1], axis=-1) < 0.3]
             candidates, clear = near, np.ones(len(near), bool)
-        # squared seconds since a place was near: old visits count less
+        # how often places near each candidate were visited; old visits count less
         ages = 0.85 ** np.arange(len(visited))[::-1] if visited else np.zeros(0)
         crowd = [float((ages * np.exp(-((np.array(visited) - c) ** 2).sum(-1) / 0.5)).sum()) if visited else 0.0 for c in candidates]
         best = int(np.argmin(np.where(clear, crowd, np.inf)))
@@ -59,12 +59,11 @@ def _walk(room: Room, rng: np.random.Generator, length_m: float, margin: float) 
     return np.array(corners)
 
 
-def _view_distance(room: Room, points_N2: np.ndarray, yaw_N: np.ndarray) -> np.ndarray:
-    """How far (N,) the view is free at the height of the camera, by steps of 0.2 m up to 2.4 m."""
-    ahead = np.stack([np.cos(yaw_N), np.sin(yaw_N)], -1)
+def _view_distance(room: Room, point_2: np.ndarray, yaw: float) -> float:
+    """How far the view is free in the plane, by steps of 0.2 m up to 2.4 m."""
     steps = np.arange(0.2, 2.5, 0.2)
-    hit = np.stack([room.clearance(points_N2 + d * ahead) < 0.05 for d in steps])
-    return np.where(hit.any(0), steps[np.argmax(hit, 0)], steps[-1])
+    hit = room.clearance(point_2 + steps[:, None] * [np.cos(yaw), np.sin(yaw)]) < 0.05
+    return float(steps[np.argmax(hit)] if hit.any() else steps[-1])
 
 
 def _headings(room: Room, rng: np.random.Generator, points_N2: np.ndarray) -> np.ndarray:
@@ -73,7 +72,7 @@ def _headings(room: Room, rng: np.random.Generator, points_N2: np.ndarray) -> np
     every = 10  # the free view is looked up five times a second
     rates = np.zeros(len(points_N2))
     for start in range(0, len(points_N2), every):
-        view = float(_view_distance(room, points_N2[start:start + 1], np.array([yaw]))[0])
+        view = _view_distance(room, points_N2[start], yaw)
         rate = np.radians(np.interp(view, [0.6, 2.4], [29.0, 20.0]))
         rates[start:start + every] = sign * rate
         yaw += sign * rate * every * STEP_S

@@ -62,15 +62,19 @@ class Room:
             return box.map_from_box[2, 3] - box.size[2] / 2, box.map_from_box[2, 3] + box.size[2] / 2
         return tuple(b for b in self.boxes if spans(b)[1] > FLOOR_ITEM_M and spans(b)[0] < CAMERA_HEIGHTS_M[1] + 0.15)
 
+    @cached_property
+    def _footprints(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Centres (B, 2), axes in columns (B, 2, 2) and half sizes (B, 2) of the obstacles seen from above."""
+        return (np.stack([b.map_from_box[:2, 3] for b in self.obstacles]), np.stack([b.map_from_box[:2, :2] for b in self.obstacles]),
+                np.array([b.size[:2] for b in self.obstacles]) / 2)
+
     def clearance(self, points_N2: np.ndarray) -> np.ndarray:
         """Horizontal distance (N,) of map points to the nearest wall or obstacle [m], not positive inside one."""
-        half = np.array(self.size[:2]) / 2
-        nearest = (half - np.abs(points_N2)).min(-1)
-        for box in self.obstacles:
-            local = (points_N2 - box.map_from_box[:2, 3]) @ box.map_from_box[:2, :2]
-            beyond = np.abs(local) - np.array(box.size[:2]) / 2
-            nearest = np.minimum(nearest, np.linalg.norm(np.maximum(beyond, 0), axis=-1) + np.minimum(beyond.max(-1), 0))
-        return nearest
+        centres_B2, axes_B22, halves_B2 = self._footprints
+        local = np.einsum('nbi,bij->nbj', points_N2[:, None] - centres_B2, axes_B22)
+        beyond = np.abs(local) - halves_B2
+        boxes = np.hypot(*np.maximum(beyond, 0).transpose(2, 0, 1)) + np.minimum(np.maximum(beyond[..., 0], beyond[..., 1]), 0)
+        return np.minimum((np.array(self.size[:2]) / 2 - np.abs(points_N2)).min(-1), boxes.min(-1))
 
 
 def box_faces(box: Box) -> list[Face]:
@@ -168,7 +172,7 @@ class _Layout:
         top = self.size[2] - 0.12
         for _ in range(self.rng.integers(1, 3)):
             self.hang(wall, self.rng.uniform(0.8, 1.4), self.rng.uniform(0.9, 1.2), self.rng.uniform(0.9, 1.05), 0.03, pictures.window)
-        for low, size, count in ((1.0, (0.5, 1.0), 5), (1.3, (0.35, 0.7), 6), (1.9, (0.25, 0.55), 6)):
+        for low, size, count in ((1.0, (0.5, 1.0), 7), (1.3, (0.35, 0.7), 8), (1.2, (0.25, 0.4), 5), (1.9, (0.25, 0.55), 7)):
             for _ in range(count):
                 wide = self.rng.uniform(*size)
                 bottom = low + self.rng.uniform(-0.1, 0.25)

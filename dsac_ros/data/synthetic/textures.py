@@ -57,7 +57,14 @@ def plaster(rng: np.random.Generator, height: int, width: int, tpm: float, rgb: 
     patch = clouds(rng, height, width, (1.1 * tpm, 1.1 * tpm), 5, 0.5)
     other = np.float32(colour(rng, (0.2, 0.6), (0.4, 0.9)))
     weight = (0.45 / (1 + np.exp(np.clip(-6 * (patch - 0.7), -30, 30))))[..., None].astype(np.float32)
-    return np.clip(image * (1 - weight) + other * weight, 0, 1)
+    image = np.ascontiguousarray(image * (1 - weight) + other * weight)
+    # flakes of paint: corners for what would else be a cloud with nothing to hold on to
+    for _ in range(int(height * width / (0.13 * tpm) ** 2)):
+        x, y = int(rng.uniform(0, width)), int(rng.uniform(0, height))
+        outline = (np.array([x, y]) + rng.normal(0, rng.uniform(0.006, 0.035) * tpm, (6, 2))).astype(np.int32)
+        shade = tuple((image[y, x] * rng.choice([0.72, 0.82, 1.14, 1.25]) + rng.uniform(-0.04, 0.04, 3)).tolist())
+        cv2.fillPoly(image, [cv2.convexHull(outline)], shade, cv2.LINE_AA)
+    return np.clip(image, 0, 1)
 
 
 def wallpaper(rng: np.random.Generator, height: int, width: int, tpm: float, rgb: Colour) -> np.ndarray:
