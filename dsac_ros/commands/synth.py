@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
             bag.write(frame)
         seconds, cpu = time.perf_counter() - painted, time.process_time() - cpu
     x, y, z = source.room.size
-    print(f'{options.out}: room {options.room} ({x:.1f} x {y:.1f} x {z:.1f} m, {len(source.room.boxes)} boxes), trajectory {options.trajectory}, '
-          f'{len(source)} frames of {options.width} x {options.height}, {len(source) / options.rate:.1f} s')
+    print(f'{options.out}: room {options.room} ({x:.1f} x {y:.1f} x {z:.1f} m, {len(source.room.boxes)} boxes), '
+          f'trajectory {options.trajectory}, {len(source)} frames of {options.width} x {options.height}, {len(source) / options.rate:.1f} s')
     print(f'room painted in {painted - begin:.1f} s; {len(source) / seconds:.1f} frames/s rendered and written '
           f'({1000 * cpu / len(source):.0f} ms of CPU time per frame)')
     return 0

@@ -106,7 +106,8 @@ def test_the_same_seeds_give_the_same_bits_and_others_do_not() -> None:
     noisy = SensorOptions(depth_noise=0.002)
     again, first = (list(islice(source(sensor=noisy), 3)) for _ in range(2))
     for a, b in zip(first, again):
-        assert np.array_equal(a.image, b.image) and np.array_equal(a.depth, b.depth) and np.array_equal(a.map_from_camera, b.map_from_camera)
+        for name in ('image', 'depth', 'map_from_camera'):
+            assert np.array_equal(getattr(a, name), getattr(b, name))
     assert not np.allclose(source(trajectory=2).poses, source().poses)
     assert source(room=2).room.size != source().room.size
 

@@ -52,8 +52,9 @@ def block(x: float, y: float, z: float, size: tuple[float, float, float], painte
 
 
 def _wood(rng: np.random.Generator) -> Painter:
-    tone = np.array([0.58, 0.40, 0.25]) * rng.uniform(0.5, 1.5) if rng.uniform() < 0.6 else np.array(textures.colour(rng, (0.0, 0.6), (0.2, 0.9)))
-    return partial(textures.wood, rgb=tuple(np.clip(tone, 0, 1)))
+    if rng.uniform() < 0.6:
+        return partial(textures.wood, rgb=tuple(np.clip(np.array([0.58, 0.40, 0.25]) * rng.uniform(0.5, 1.5), 0, 1)))
+    return partial(textures.wood, rgb=textures.colour(rng, (0.0, 0.6), (0.2, 0.9)))
 
 
 def _cloth(rng: np.random.Generator) -> Painter:
@@ -72,7 +73,8 @@ def clutter(rng: np.random.Generator, width: float, depth: float, y: float, z: f
         if kind == 0:
             for k in range(rng.integers(2, 5)):
                 cover = partial(textures.fabric, rgb=textures.colour(rng))
-                boxes.append(block(x, y, z + 0.035 * k, (w, d, 0.035), cover, turn + rng.uniform(-0.2, 0.2), top=pictures.poster, front=pictures.books))
+                boxes.append(block(x, y, z + 0.035 * k, (w, d, 0.035), cover, turn + rng.uniform(-0.2, 0.2), top=pictures.poster,
+                                   front=pictures.books))
         elif kind == 1:
             boxes.append(block(x, y, z, (w, d, rng.uniform(0.1, 0.25)), pictures.carton, turn))
         elif kind == 2:
@@ -98,7 +100,8 @@ def shelf(rng: np.random.Generator) -> Piece:
             if rng.uniform() < 0.85:
                 deep, tall = rng.uniform(0.55, 0.9) * d, rng.uniform(0.65, 0.95) * free
                 cover = partial(textures.fabric, rgb=textures.colour(rng))
-                boxes.append(block(x + length / 2, 0.02 + deep / 2, z + board, (length, deep, tall), cover, front=pictures.books, top=pictures.books))
+                boxes.append(block(x + length / 2, 0.02 + deep / 2, z + board, (length, deep, tall), cover, front=pictures.books,
+                                   top=pictures.books))
             x += length + rng.uniform(0.0, 0.12)
     return Piece((w, d), h, (*boxes, *clutter(rng, w * 0.8, d, d / 2, h, 2)))
 
@@ -120,7 +123,8 @@ def table(rng: np.random.Generator) -> Piece:
     """A table with four legs and things on it; stands free."""
     w, d, h, material = rng.uniform(1.0, 1.5), rng.uniform(0.6, 0.8), rng.uniform(0.45, 0.76), _wood(rng)
     top = block(0, d / 2, h - 0.04, (w, d, 0.04), material, top=textures.rug if rng.uniform() < 0.3 else material)
-    return Piece((w, d), h, (top, *_legs(w * 0.95, d * 0.95, d / 2, h - 0.04, 0.06, material), *clutter(rng, w * 0.8, d * 0.8, d / 2, h, 4)))
+    return Piece((w, d), h, (top, *_legs(w * 0.95, d * 0.95, d / 2, h - 0.04, 0.06, material),
+                             *clutter(rng, w * 0.8, d * 0.8, d / 2, h, 4)))
 
 
 def desk(rng: np.random.Generator) -> Piece:
@@ -128,7 +132,8 @@ def desk(rng: np.random.Generator) -> Piece:
     w, d, h, material = rng.uniform(1.2, 1.6), rng.uniform(0.6, 0.75), 0.74, _wood(rng)
     boxes = [block(0, d / 2, h - 0.03, (w, d, 0.03), material), *_legs(w, d, d / 2, h - 0.03, 0.05, material)]
     rgb, side = textures.colour(rng, (0.1, 0.6), (0.3, 0.8)), rng.choice([-1, 1])
-    boxes.append(block(side * (w / 2 - 0.26), d / 2, 0.05, (0.4, d * 0.8, 0.55), partial(textures.wood, rgb=rgb), front=partial(pictures.drawers, rgb=rgb)))
+    boxes.append(block(side * (w / 2 - 0.26), d / 2, 0.05, (0.4, d * 0.8, 0.55), partial(textures.wood, rgb=rgb),
+                       front=partial(pictures.drawers, rgb=rgb)))
     dark = partial(textures.fabric, rgb=(0.12, 0.12, 0.13))
     for x in ((0.0,) if rng.uniform() < 0.5 else (-0.3, 0.33)):
         boxes.append(block(x, 0.2, h, (0.16, 0.14, 0.12), dark))
@@ -151,7 +156,8 @@ def sofa(rng: np.random.Generator) -> Piece:
         x = -w / 2 + 0.18 + (k + 0.5) * wide
         boxes.append(block(x, 0.22 + (d - 0.22) / 2, 0.28, (wide - 0.01, d - 0.22, 0.15), _cloth(rng) if rng.uniform() < 0.3 else cloth))
         if rng.uniform() < 0.7:
-            boxes.append(block(x, 0.3, 0.43, (0.38, 0.14, 0.36), _cloth(rng), rng.uniform(-0.3, 0.3), front=rng.choice([pictures.abstract, textures.rug])))
+            boxes.append(block(x, 0.3, 0.43, (0.38, 0.14, 0.36), _cloth(rng), rng.uniform(-0.3, 0.3),
+                               front=rng.choice([pictures.abstract, textures.rug])))
     return Piece((w, d), 0.9, tuple(boxes))
 
 
@@ -160,8 +166,11 @@ def television(rng: np.random.Generator) -> Piece:
     w, d, h, rgb = rng.uniform(1.3, 1.7), 0.42, rng.uniform(0.4, 0.55), textures.colour(rng, (0.1, 0.6), (0.3, 0.85))
     dark = partial(textures.fabric, rgb=(0.1, 0.1, 0.11))
     boxes = [block(0, d / 2, 0, (w, d, h), partial(textures.wood, rgb=rgb), front=partial(pictures.drawers, rgb=rgb)),
-             block(0, 0.2, h + 0.05, (1.05, 0.05, 0.62), dark, rng.uniform(-0.1, 0.1), front=pictures.screen), block(0, 0.2, h, (0.4, 0.2, 0.05), dark)]
-    boxes += [block(side * (w / 2 - 0.08), 0.2, h, (0.14, 0.16, rng.uniform(0.25, 0.5)), _wood(rng), front=pictures.abstract) for side in (-1, 1)]
+             block(0, 0.2, h + 0.05, (1.05, 0.05, 0.62), dark, rng.uniform(-0.1, 0.1), front=pictures.screen), block(0, 0.2, h,
+                                                                                                                     (0.4, 0.2,
+                                                                                                                      0.05), dark)]
+    boxes += [block(side * (w / 2 - 0.08), 0.2, h, (0.14, 0.16, rng.uniform(0.25, 0.5)), _wood(rng),
+                    front=pictures.abstract) for side in (-1, 1)]
     return Piece((w, d), 1.1, tuple(boxes))
 
 
@@ -185,4 +194,5 @@ def cartons(rng: np.random.Generator) -> Piece:
     return Piece((w, w), z, tuple(boxes))
 
 
-WALL_PIECES: tuple[Callable[[np.random.Generator], Piece], ...] = (shelf, sofa, desk, cabinet, television, shelf, cartons, bed, cabinet, cartons)
+WALL_PIECES: tuple[Callable[[np.random.Generator], Piece], ...] = (shelf, sofa, desk, cabinet, television, shelf, cartons, bed, cabinet,
+                                                                   cartons)

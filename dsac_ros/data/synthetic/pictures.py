@@ -9,7 +9,8 @@ import numpy as np
 
 from dsac_ros.data.synthetic.textures import Colour, clouds, colour, flat, wood
 
-WORDS = ('MUSEUM', 'JAZZ', 'OSTSEE', 'KINO', 'ALPEN', 'RADIO', 'CIRCUS', 'BOTANIK', 'LUNA', 'EXPO', 'MARKT', 'ATLAS', 'ROBOT', 'TANGO', 'HAFEN', 'COMET')
+WORDS = ('MUSEUM', 'JAZZ', 'OSTSEE', 'KINO', 'ALPEN', 'RADIO', 'CIRCUS', 'BOTANIK', 'LUNA', 'EXPO', 'MARKT', 'ATLAS', 'ROBOT', 'TANGO',
+         'HAFEN', 'COMET')
 
 
 def _text(image: np.ndarray, words: str, x: float, y: float, tall: float, rgb: Colour) -> None:
@@ -47,7 +48,8 @@ def abstract(rng: np.random.Generator, height: int, width: int, tpm: float) -> n
     for _ in range(rng.integers(12, 35)):
         p, s, kind = rng.uniform(0, 1, 2) * (width, height), rng.uniform(0.04, 0.25) * size, rng.integers(3)
         if kind == 0:
-            cv2.circle(image, tuple(int(c) for c in p), int(s), colour(rng, (0.2, 1.0), (0.1, 1.0)), rng.choice([-1, max(int(s / 5), 1)]), cv2.LINE_AA)
+            cv2.circle(image, tuple(int(c) for c in p), int(s), colour(rng, (0.2, 1.0), (0.1, 1.0)), rng.choice([-1, max(int(s / 5), 1)]),
+                       cv2.LINE_AA)
         elif kind == 1:
             points = (p + rng.normal(0, s, (rng.integers(3, 6), 2))).astype(np.int32)
             cv2.fillPoly(image, [cv2.convexHull(points)], colour(rng, (0.2, 1.0), (0.1, 1.0)), cv2.LINE_AA)
@@ -153,7 +155,8 @@ def screen(rng: np.random.Generator, height: int, width: int, tpm: float) -> np.
         cv2.rectangle(image, (int(x), int(y)), (int(x + w), int(y + 0.12 * h)), colour(rng), -1)
         for k in range(2, 12):
             start = x + w * rng.uniform(0.05, 0.25)
-            cv2.line(image, (int(start), int(y + k * h / 12)), (int(start + rng.uniform(0.2, 0.7) * w), int(y + k * h / 12)), colour(rng, (0.2, 0.9), (0.1, 0.5)),
+            cv2.line(image, (int(start), int(y + k * h / 12)), (int(start + rng.uniform(0.2, 0.7) * w), int(y + k * h / 12)),
+                     colour(rng, (0.2, 0.9), (0.1, 0.5)),
                      max(int(0.03 * h), 1))
     cv2.rectangle(image, (0, 0), (width - 1, height - 1), (0.05, 0.05, 0.06), 2 * max(int(0.015 * tpm), 1))
     return image

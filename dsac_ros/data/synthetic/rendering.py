@@ -1,9 +1,10 @@
 """From textured rectangles, a pinhole camera and a pose to an RGB image and exact depth.
 
-Seen through a pinhole, a rectangle is a projective map from the pixel (x, y, 1) to (a, b, 1) / z, a and b metres on the rectangle, z its depth:
-three affine functions of the pixel. The rectangle covers the pixels where 0 <= a <= width and 0 <= b <= height, four half planes, so each row
-of the image holds one interval of it. This needs no clipping: what lies behind the camera fails the tests. A z-buffer of 1/z picks the
-nearest face of each pixel; its colour comes from a pyramid of its texture at the level that fits the size of a texel there.
+Seen through a pinhole, a rectangle is a projective map from the pixel (x, y, 1) to (a, b, 1) / z, a and b metres on the rectangle,
+z its depth: three affine functions of the pixel. The rectangle covers the pixels where 0 <= a <= width and 0 <= b <= height, four
+half planes, so each row of the image holds one interval of it. This needs no clipping: what lies behind the camera fails the tests.
+A z-buffer of 1/z picks the nearest face of each pixel; its colour comes from a pyramid of its texture at the level that fits the
+size of a texel there.
 """
 from __future__ import annotations
 

@@ -178,7 +178,8 @@ class _Layout:
                 bottom = low + self.rng.uniform(-0.1, 0.25)
                 high = min(wide * self.rng.uniform(0.7, 1.5), top - bottom)
                 if high > 0.2:
-                    self.hang(wall, wide, high, bottom, self.rng.uniform(0.015, 0.05), (pictures.framed, pictures.poster)[self.rng.integers(2)])
+                    self.hang(wall, wide, high, bottom, self.rng.uniform(0.015, 0.05),
+                              (pictures.framed, pictures.poster)[self.rng.integers(2)])
 
     def put_in_the_middle(self) -> None:
         """A rug, and a table on it where that leaves ways round it; lamps and beams at the ceiling."""

@@ -24,7 +24,10 @@ class SensorOptions:
 
 
 class Sensor:
-    """Applies the effects to frames of one camera. The noise of a frame is a random cut from a field made once: drawing it anew costs more."""
+    """Applies the effects to frames of one camera.
+
+    The noise of a frame is a random cut from a field made once: drawing it anew costs more.
+    """
 
     MAX_DEPTH_M = 8.0
 

@@ -46,9 +46,11 @@ class SyntheticSource:
     map_frame = 'map'
 
     def __init__(self, room_seed: int, trajectory_seed: int, frames: int, width: int = 640, height: int = 480, rate_hz: float = 10.0,
-                 camera: Camera | None = None, sensor: SensorOptions = SensorOptions(), texels_per_metre: float = 400.0, workers: int = 2) -> None:
+                 camera: Camera | None = None, sensor: SensorOptions = SensorOptions(), texels_per_metre: float = 400.0,
+                 workers: int = 2) -> None:
         for name, value, low in (('room', room_seed, 0), ('trajectory', trajectory_seed, 0), ('frames', frames, 1), ('width', width, 16),
-                                 ('height', height, 16), ('rate', rate_hz, 0.1), ('texels per metre', texels_per_metre, 10), ('workers', workers, 1)):
+                                 ('height', height, 16), ('rate', rate_hz, 0.1), ('texels per metre', texels_per_metre, 10),
+                                 ('workers', workers, 1)):
             if not low <= value < 2 ** 31:
                 raise ConfigError(f'{name}: expected at least {low}, found {value}')
         if min(sensor.image_noise, sensor.vignette, sensor.exposure_jitter, sensor.depth_noise) < 0:
@@ -85,5 +87,6 @@ class SyntheticSource:
         map_from_camera = self.poses[index].copy()
         image, depth = self._renderer.render(self.camera, map_from_camera)
         rng = np.random.default_rng([*self._seed, index])
-        return Frame(self._sensor.image(image, rng), self.camera, int(self._stamps_ns[index]), self._sensor.depth(depth, rng), map_from_camera,
+        return Frame(self._sensor.image(image, rng), self.camera, int(self._stamps_ns[index]), self._sensor.depth(depth, rng),
+                     map_from_camera,
                      f'room{self._seed[0]}-{self._seed[1]}-{index:06d}')

@@ -21,7 +21,8 @@ def colour(rng: np.random.Generator, saturation: tuple[float, float] = (0.2, 0.7
     return tuple(float(c) for c in cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0])
 
 
-def clouds(rng: np.random.Generator, height: int, width: int, feature_px: tuple[float, float], octaves: int = 5, gain: float = 0.6) -> np.ndarray:
+def clouds(rng: np.random.Generator, height: int, width: int, feature_px: tuple[float, float], octaves: int = 5,
+           gain: float = 0.6) -> np.ndarray:
     """Multi-scale noise (height, width) float32, about zero mean and unit deviation; feature_px: (x, y) size of its largest blobs."""
     out = np.zeros((1, 1), np.float32)
     amplitude, power = 1.0, 0.0
@@ -168,7 +169,8 @@ def ceiling(rng: np.random.Generator, height: int, width: int, tpm: float, rgb: 
     for _ in range(14):
         steps = rng.normal(0, 0.06 * tpm, (40, 2)) + rng.normal(0, 0.05 * tpm, 2)
         line = (rng.uniform(0, 1, 2) * (width, height) + np.cumsum(steps, 0)).astype(np.int32)
-        cv2.polylines(image, [line], False, tuple(c * rng.uniform(0.45, 0.8) for c in rgb), max(int(rng.uniform(0.004, 0.015) * tpm), 1), cv2.LINE_AA)
+        cv2.polylines(image, [line], False, tuple(c * rng.uniform(0.45, 0.8) for c in rgb), max(int(rng.uniform(0.004, 0.015) * tpm), 1),
+                      cv2.LINE_AA)
     for _ in range(5):
         x, y = rng.uniform(0.1, 0.9) * width, rng.uniform(0.1, 0.9) * height
         w, h = rng.uniform(0.1, 0.5, 2) * tpm
@@ -187,7 +189,8 @@ def wall(rng: np.random.Generator, kind: int) -> Painter:
     """The painter of a wall; walls of one room take different kinds, so that none looks like another."""
     rgb = colour(rng, (0.1, 0.4), (0.5, 0.8))
     brick = tuple(np.array([0.62, 0.33, 0.25]) * rng.uniform(0.8, 1.3))
-    return (partial(plaster, rgb=rgb), partial(wallpaper, rgb=rgb), partial(bricks, rgb=brick), partial(plaster, rgb=rgb, contrast=0.12))[kind % 4]
+    return (partial(plaster, rgb=rgb), partial(wallpaper, rgb=rgb), partial(bricks, rgb=brick),
+            partial(plaster, rgb=rgb, contrast=0.12))[kind % 4]
 
 
 def floor(rng: np.random.Generator) -> Painter:
