@@ -52,12 +52,12 @@ class BagSource:
     the camera's own.
 
     warnings: no_depth, no_pose, undecodable, zero_stamp, camera_size, depth_size, depth_frame, assumed_camera_pose, time_jump,
-    missing_messages; `details` has the first occurrence of each in words, with its topic.
+    out_of_order, missing_messages; `details` has the first occurrence of each in words, with its topic.
     """
 
     def __init__(self, path: str | Path, topics: BagTopics | None = None, *, require_poses: bool = False, load_depth: bool = True,
                  slop_ms: float = 10.0, max_pose_gap_s: float = 0.5) -> None:
-        self.path, self.topics = Path(path), topics or BagTopics()
+        self.path, self.topics, self.require_poses = Path(path), topics or BagTopics(), require_poses
         self.load_depth, self.slop_ns, self.max_pose_gap_ns = load_depth, int(slop_ms * 1e6), int(max_pose_gap_s * 1e9)
         self.warnings: Counter[str] = Counter()
         self.details: dict[str, str] = {}
@@ -77,15 +77,18 @@ class BagSource:
         counted, self.details = self._first_pass[0], dict(self._first_pass[1])
         self.warnings.clear()
         self.warnings.update(counted)
-        frames = 0
+        frames = posed = 0
         for stamp, found in self._paired():
             frame = self._frame(stamp, found)
             if frame is not None:
-                frames += 1
+                frames, posed = frames + 1, posed + (frame.map_from_camera is not None)
                 yield frame
         if not frames:
             raise DataError(f'{self.path}: not one of {len(self)} images on {self.contents.colour} could be used: '
                             f'{"; ".join(self.details.values()) or "no message could be read"}')
+        if self.require_poses and not posed:
+            raise DataError(f'{self.path}: none of {frames} images has a reference pose at its stamp, though there are poses from '
+                            f'{self.contents.pose_origin}: do their stamps come from the same clock, and often enough?')
 
     # First pass
 
@@ -108,7 +111,8 @@ class BagSource:
             camera, frame_id = self._first_camera(reader, info)
             self._camera_frame = (self.topics.camera_frame or frame_id).lstrip('/')
             tree = self._transforms(reader)
-            map_frame, origin, pose_at = self._pose_source(reader, types, tree)
+            with _named(self.path):
+                map_frame, origin, pose_at = self._pose_source(reader, types, tree)
         return BagContents(colour, depth, info, counts[colour], camera, map_frame, origin, pose_at)
 
     def _first_camera(self, reader: Reader, info: str) -> tuple[Camera, str]:
@@ -140,11 +144,10 @@ class BagSource:
             chain = tree.chain(camera)
             root = (self.topics.map_frame or chain[-1]).lstrip('/')
             if self.topics.map_frame and tree.frames and root not in tree.frames:
-                raise DataError(f'{self.path}: the map frame {root!r} is not in /tf; it has {", ".join(tree.frames)}')
+                raise DataError(f'the map frame {root!r} is not in /tf; it has {", ".join(tree.frames)}')
             if root in chain and tree.moves(camera, root):
                 return root, f'/tf {" <- ".join(reversed(chain[:chain.index(root) + 1]))}', lambda stamp: tree.lookup(root, camera, stamp)
-        with _named(self.path):
-            topic = t.pose_topic(types, self.topics.pose)
+        topic = t.pose_topic(types, self.topics.pose)
         if topic is None:
             return (self.topics.map_frame or 'map'), 'none', None
         map_from_child, parent, child = self._read_poses(reader, topic)
@@ -175,7 +178,7 @@ class BagSource:
                 continue
             parent, child = message.header.frame_id.lstrip('/'), getattr(message, 'child_frame_id', '').lstrip('/')
         if not len(map_from_child):
-            raise DataError(f'{self.path}: no usable pose on {topic}: {self.details.get("undecodable", "it has no messages")}')
+            raise DataError(f'no usable pose on {topic}: {self.details.get("undecodable", "it has no messages")}')
         return map_from_child, parent, child
 
     # Second pass
@@ -204,6 +207,8 @@ class BagSource:
                 else:
                     yield from pairer.push('depth', stamp, message)
             yield from pairer.flush()
+        if pairer.late['colour']:
+            self._warn('out_of_order', f'{contents.colour}: stamps that repeat or run backwards a little', pairer.late['colour'])
         if pairer.jumps:
             self._warn('time_jump', f'{contents.colour}: stamps run backwards {pairer.jumps} times', pairer.jumps)
         if read + self.warnings['undecodable'] < expected:

@@ -110,6 +110,8 @@ def _distortion(name: str, d: np.ndarray) -> tuple[str, tuple[float, ...]]:
         raise DecodeError(f'unknown distortion model {name!r} in camera_info; expected {", ".join(m for m in MODELS if m)}')
     if model != 'equidistant' and not d.any():
         return 'none', ()
+    if model == 'rational_polynomial' and len(d) in (12, 14) and not d[8:].any():
+        d = d[:8]  # OpenCV's thin prism and tilt, switched off
     if len(d) not in COEFFICIENTS[model]:
         expected = ' or '.join(map(str, COEFFICIENTS[model])) or 'no'
         raise DecodeError(f'camera_info has {len(d)} distortion coefficients for {name!r}; expected {expected}')

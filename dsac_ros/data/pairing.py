@@ -19,7 +19,8 @@ class StampPairer:
         queue: items kept per stream while they wait. partial: return leading items without partners too, as sets of what there is.
 
     unpaired: items given up, by stream. largest_gap_ns: by stream, the largest distance of such an item to the nearest of another stream,
-    which tells what slop would have been needed. jumps: how often a stream went back in time and everything was forgotten.
+    which tells what slop would have been needed. late: items refused because their stamp came twice or after its turn, by stream.
+    jumps: how often a stream went back in time and everything was forgotten.
     """
 
     def __init__(self, streams: Sequence[str], slop_ns: int, queue: int = 30, partial: bool = False) -> None:
@@ -27,6 +28,7 @@ class StampPairer:
         self.slop_ns, self.queue, self.partial = slop_ns, queue, partial
         self.unpaired: Counter[str] = Counter()
         self.largest_gap_ns: dict[str, int] = {}
+        self.late: Counter[str] = Counter()
         self.jumps = 0
         self.clear()
 
@@ -48,7 +50,7 @@ class StampPairer:
         self._recent[stream].append(stamp_ns)
         too_late = stream == self.leader and self._decided is not None and stamp_ns <= self._decided
         if too_late or stamp_ns in self._items[stream]:
-            self.unpaired[stream] += 1
+            self.late[stream] += 1
             return []
         insort(self._stamps[stream], stamp_ns)
         self._items[stream][stamp_ns] = item

@@ -353,6 +353,34 @@ def test_stamps_that_run_backwards_are_counted(tmp_path: Path) -> None:
     assert len(list(source)) >= 11 and source.warnings['time_jump'] >= 1
 
 
+def test_images_out_of_order_are_counted(tmp_path: Path) -> None:
+    messages = recording(8)
+    picks = [i for i, m in enumerate(messages) if m[0] == COLOUR]
+    messages[picks[3]], messages[picks[5]] = messages[picks[5]], messages[picks[3]]
+    again = messages[picks[6]]
+    messages.insert(picks[7], again)
+    # In a bag, messages lie in the order of their recording.
+    messages = [(topic, START_NS + i, message) for i, (topic, _, message) in enumerate(messages)]
+    source = open_source(save(tmp_path / 'bag', messages))
+    stamps = [frame.stamp_ns for frame in source]
+    assert stamps == sorted(set(stamps)) and len(stamps) + source.warnings['out_of_order'] == 9 and len(stamps) >= 7
+
+
+def test_poses_of_another_clock_are_an_error(tmp_path: Path) -> None:
+    messages = recording(poses=False) + [('/tf', START_NS + i, tf(10**18 + i * STEP_NS, 'map', OPTICAL, along(START_NS))) for i in range(6)]
+    source = open_source(save(tmp_path / 'bag', messages), require_poses=True)
+    with pytest.raises(DataError, match='none of 6 images has a reference pose at its stamp.*/tf map <- camera_optical_frame'):
+        list(source)
+    assert len(list(open_source(tmp_path / 'bag'))) == 6
+
+
+def test_a_loop_in_tf_is_an_error(tmp_path: Path) -> None:
+    pairs = (('a', OPTICAL), (OPTICAL, 'a'))
+    messages = recording(poses=False) + [('/tf', START_NS, tf(START_NS, parent, child, np.eye(4))) for parent, child in pairs]
+    with pytest.raises(DataError, match=f"{tmp_path / 'bag'}: /tf: .*loops"):
+        open_source(save(tmp_path / 'bag', messages))
+
+
 # Damage
 
 def test_empty_bag(tmp_path: Path) -> None:

@@ -159,6 +159,8 @@ def test_camera_of_every_model() -> None:
     for model, count in (('plumb_bob', 4), ('plumb_bob', 5), ('rational_polynomial', 8), ('equidistant', 4)):
         d = tuple(0.01 * (i + 1) for i in range(count))
         assert decode_camera(info(d=np.array(d), distortion_model=model)) == Camera(640, 480, 500, 510, 320, 240, model, d)
+    long = decode_camera(info(d=np.array([0.1] * 8 + [0.0] * 6), distortion_model='rational_polynomial'))
+    assert long.distortion == (0.1,) * 8
     # A fisheye of zeros is not a pinhole.
     assert decode_camera(info(d=np.zeros(4), distortion_model='equidistant')).distortion_model == 'equidistant'
     assert decode_camera(info(d=np.full(5, 0.1)), rectified=True) == Camera(640, 480, 450, 460, 310, 230)
