@@ -16,16 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `dsac-ros synth`."""
     sensor = SensorOptions()
     parser.add_argument('--room', type=int, default=1, help='seed of the room')
-    parser.add_argument('--trajectory', type=int, default=1, help='seed of the way through it; another one gives unseen views of the same room')
+    parser.add_argument('--trajectory', type=int, default=1,
+                        help='seed of the way through it; another one gives unseen views of the same room')
     parser.add_argument('--frames', type=int, default=300, help='number of frames')
     parser.add_argument('--out', required=True, metavar='BAG', help='folder to write')
     parser.add_argument('--width', type=int, default=640, help='width of the images [px]')
     parser.add_argument('--height', type=int, default=480, help='height of the images [px]')
-    parser.add_argument('--rate', type=float, default=10.0, help='frames per second of the stamps; the camera moves at the same speed at any rate')
+    parser.add_argument('--rate', type=float, default=10.0,
+                        help='frames per second of the stamps; the camera moves at the same speed at any rate')
     parser.add_argument('--storage', choices=('sqlite3', 'mcap'), default='sqlite3', help='storage of the bag')
     parser.add_argument('--compressed', action='store_true', help='write compressed colour and depth')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing bag')
-    parser.add_argument('--depth-noise', type=float, default=sensor.depth_noise, help='deviation of the depth at 1 m [m]; grows with its square, opens holes')
+    parser.add_argument('--depth-noise', type=float, default=sensor.depth_noise,
+                        help='deviation of the depth at 1 m [m]; grows with its square, opens holes')
     parser.add_argument('--image-noise', type=float, default=sensor.image_noise, help='deviation of the image noise [grey levels]')
     parser.add_argument('--vignette', type=float, default=sensor.vignette, help='share of light lost in the corners')
     parser.add_argument('--exposure-jitter', type=float, default=sensor.exposure_jitter, help='deviation of the gain from frame to frame')
@@ -39,15 +42,16 @@ def run(options: argparse.Namespace) -> int:
     sensor = SensorOptions(options.image_noise, options.vignette, options.exposure_jitter, options.depth_noise)
     with BagWriter(options.out, storage=options.storage, map_frame=SyntheticSource.map_frame, compressed=options.compressed,
                    overwrite=options.overwrite) as bag:
-        source = SyntheticSource(options.room, options.trajectory, options.frames, options.width, options.height, options.rate, sensor=sensor,
-                                 texels_per_metre=options.texels_per_metre, workers=options.workers)
+        source = SyntheticSource(options.room, options.trajectory, options.frames, options.width, options.height, options.rate,
+                                 sensor=sensor, texels_per_metre=options.texels_per_metre, workers=options.workers)
         painted, cpu = time.perf_counter(), time.process_time()
         for frame in tqdm(source, desc='frames', unit='frame'):
             bag.write(frame)
         seconds, cpu = time.perf_counter() - painted, time.process_time() - cpu
     x, y, z = source.room.size
     print(f'{options.out}: room {options.room} ({x:.1f} x {y:.1f} x {z:.1f} m, {len(source.room.boxes)} boxes), '
-          f'trajectory {options.trajectory}, {len(source)} frames of {options.width} x {options.height}, {len(source) / options.rate:.1f} s')
+          f'trajectory {options.trajectory}, {len(source)} frames of {options.width} x {options.height}, '
+          f'{len(source) / options.rate:.1f} s')
     print(f'room painted in {painted - begin:.1f} s; {len(source) / seconds:.1f} frames/s rendered and written '
           f'({1000 * cpu / len(source):.0f} ms of CPU time per frame)')
     return 0

@@ -144,8 +144,8 @@ def test_clearance_counts_walls_and_furniture() -> None:
     assert (room.clearance(centres) < 0).all()
 
 
-@pytest.mark.parametrize('wrong', [{'frames': 0}, {'room_seed': -1}, {'rate_hz': 0.0}, {'width': 4}, {'sensor': SensorOptions(depth_noise=-1)},
-                                   {'camera': SKEWED}])
+@pytest.mark.parametrize('wrong', [{'frames': 0}, {'room_seed': -1}, {'rate_hz': 0.0}, {'width': 4},
+                                   {'sensor': SensorOptions(depth_noise=-1)}, {'camera': SKEWED}])
 def test_wrong_numbers_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         SyntheticSource(**{'room_seed': 1, 'trajectory_seed': 1, 'frames': 2, 'texels_per_metre': TEXELS, **wrong})
