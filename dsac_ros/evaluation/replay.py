@@ -50,7 +50,7 @@ def replay_offline(localizer: FrameLocalizer, source: FrameSource, modality: str
     """Localise every frame of the source.
 
     Args: modality 'rgb' or 'rgbd'; progress(done, of at most) is called after each frame. Raises DataError when the source
-    yields no frame. A frame that cannot be localised (no depth for rgbd, damaged) is a result without an answer.
+    yields no frame. A damaged frame is a result without an answer; one without depth is left to the localizer, as in the node.
     """
     results: list[FrameResult] = []
     warm: set[Camera] = set()
@@ -82,8 +82,6 @@ def choose_modality(source: FrameSource, wanted: str) -> str:
 
 
 def _localise(localizer: FrameLocalizer, frame: Frame, modality: str) -> FrameResult:
-    if modality == 'rgbd' and frame.depth is None:
-        return without_answer(frame, modality, 'no_depth')
     start = time.perf_counter()
     try:
         estimate = localizer.localize(frame, modality)

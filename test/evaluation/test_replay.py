@@ -65,12 +65,6 @@ def test_every_frame_has_a_result_in_order():
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_frame_without_depth_is_no_answer_in_rgbd():
-    mixed = frames('a', 'b')[:1] + frames('a', 'b', depth=False)[1:]
-    results = replay_offline(RuleLocalizer(), ListSource(mixed), 'rgbd')
-    assert [r.reasons for r in results] == [(), ('no_depth',)]
-
-
 def test_a_map_error_is_not_hidden():
     with pytest.raises(MapError):
         replay_offline(RuleLocalizer(), ListSource(frames('misfit')), 'rgb')
