@@ -100,10 +100,10 @@ class EstimatorOptions(Options):
     uniform_share: float = option(0.1, 'share of the draws that ignores the learned guidance', low=0.0, high=1.0)
     scale_factor: float = option(2.0, 'standard deviation of a scene coordinate along an axis, per predicted scale (2 for the '
                                  'isotropic Laplace error that the head is trained for)', low=0.1, high=100.0)
-    pixel_noise: float = option(0.25, 'noise of the viewing ray of a cell, in cells', low=1e-3, high=10.0)
+    pixel_noise: float = option(0.1, 'noise of the viewing ray of a cell, in cells', low=1e-3, high=10.0)
     depth_noise: float = option(0.003, 'noise of measured depth z: this times z^2', unit='1/m', low=0.0, high=1.0)
     depth_noise_floor: float = option(0.005, 'noise of measured depth at z = 0', unit='m', low=1e-4, high=1.0)
-    inlier_sigmas: float = option(2.5, 'residual at which a cell counts half as an inlier, in standard deviations', low=0.5, high=20.0)
+    inlier_sigmas: float = option(2.0, 'residual at which a cell counts half as an inlier, in standard deviations', low=0.5, high=20.0)
     refined: int = option(8, 'hypotheses that are refined; the best is chosen afterwards', low=1, high=256)
     refine_steps: int = option(8, 'iterations of re-weighted Gauss-Newton', low=1, high=100)
     refine_widening: float = option(2.0, 'how much wider the inlier threshold is in the first iteration', low=1.0, high=10.0)

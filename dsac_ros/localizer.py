@@ -49,6 +49,12 @@ def cell_grid(camera: Camera) -> CellGrid:
     return CellGrid(width, height, np.rint(pixels).astype(int), normalised(camera, pixels))
 
 
+def cell_depths(depth: np.ndarray, grid: CellGrid) -> np.ndarray:
+    """(N,) float32 metres at the cells, 0 where there is none: one NaN in the normal equations would spoil the pose."""
+    values = depth[grid.pixels_N2[:, 1], grid.pixels_N2[:, 0]]
+    return np.where(np.isfinite(values) & (values > 0), values, np.float32(0))
+
+
 class Localizer:
     """A map, ready on its device. Deterministic: the random numbers of a frame come from its stamp."""
 
@@ -81,8 +87,8 @@ class Localizer:
         times = [time.perf_counter()]
         grid = cell_grid(frame.camera)
         resized = cv2.resize(frame.image, (grid.width, grid.height), interpolation=cv2.INTER_AREA)
-        depth = frame.depth[grid.pixels_N2[:, 1], grid.pixels_N2[:, 0]] if modality == 'rgbd' and frame.depth is not None else None
-        if depth is None or np.count_nonzero(depth > 0) < MIN_DEPTH_CELLS:
+        depth = cell_depths(frame.depth, grid) if modality == 'rgbd' and frame.depth is not None else None
+        if depth is None or np.count_nonzero(depth) < MIN_DEPTH_CELLS:
             modality, depth = 'rgb', None
         times.append(time.perf_counter())
         features = self.encoder(image_to_tensor(resized).to(self.device, non_blocking=True))[0].flatten(1).T

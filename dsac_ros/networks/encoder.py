@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from dsac_ros.errors import MapError
+from dsac_ros.errors import DecodeError, MapError
 
 STRIDE = 8
 SHORT_SIDE = 240
 # Every stride-2 layer then sees an even size, so that its padding and hence the place of every cell are the same for all images.
 MULTIPLE = 32
+MAX_ASPECT = 4
 WEIGHTS_SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'
 TAPS = (2, 4, 7, 10, 14, 15)  # blocks whose outputs are kept: strides 4, 8, 16, 16, 32, 32
 CHANNELS = 24 + 40 + 80 + 112 + 192 + 320
@@ -29,7 +30,9 @@ ENCODER_ID = 'efficientnet-lite0/taps-2-4-7-10-14-15/240'
 
 
 def input_size(width: int, height: int) -> tuple[int, int]:
-    """(width, height) that an image is resized to: short side SHORT_SIDE, both multiples of the stride."""
+    """(width, height) that an image is resized to: short side SHORT_SIDE, both multiples of the stride. Raises DecodeError."""
+    if min(width, height) < 1 or max(width, height) > MAX_ASPECT * min(width, height):
+        raise DecodeError(f'image of {width}x{height} pixels: expected sides that differ by a factor of {MAX_ASPECT} at the most')
     scale = SHORT_SIDE / min(width, height)
     return max(1, round(width * scale / STRIDE)) * STRIDE, max(1, round(height * scale / STRIDE)) * STRIDE
 

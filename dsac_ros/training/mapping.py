@@ -31,7 +31,7 @@ from dsac_ros.training.calibration import calibrate
 from dsac_ros.training.head import Head, train_head
 from dsac_ros.training.triangulation import triangulated_targets
 
-HELD_OUT_BLOCK = 4  # consecutive frames, so that a held-out frame is not the twin of a training frame
+HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
 MIN_FRAMES = 10
 TRIANGULATION_SHARE = 0.35  # of the time, at the most
 
@@ -89,8 +89,9 @@ def read_frames(source: FrameSource, options: MappingOptions) -> tuple[list[Fram
         raise DataError(f'{getattr(source, "path", "the data")}: {len(frames)} usable frames, at least {MIN_FRAMES} are needed'
                         f'{f" (left out: {why})" if why else ""}; '
                         + ('check the reference poses' if options.rgb_only else 'check depth and poses, or map with --rgb-only'))
-    every = max(2 * HELD_OUT_BLOCK, round(HELD_OUT_BLOCK / options.held_out_share))
-    held = [i % every >= every - HELD_OUT_BLOCK for i in range(len(frames))]
+    block = max(1, round(options.held_out_share * len(frames) / HELD_OUT_BLOCKS))
+    every = len(frames) / HELD_OUT_BLOCKS
+    held = [abs(i % every - every / 2) < block / 2 for i in range(len(frames))]
     return [f for f, h in zip(frames, held) if not h], [f for f, h in zip(frames, held) if h], left_out
 
 
