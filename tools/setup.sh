@@ -60,17 +60,17 @@ pip() { env -u PYTHONPATH -u _ROS_WHEELS_BOOTSTRAP_COMPLETE "$venv/bin/python" -
 install_torch() {
   local dependencies=("$@")
   [ "${TORCH_SPEC:-}" != none ] || { say 'no torch (TORCH_SPEC=none)'; return; }
-  if [ -n "${TORCH_SPEC:-}" ]; then say "torch: $TORCH_SPEC"; pip install -q "${dependencies[@]}" "$TORCH_SPEC"; return; fi
+  if [ -n "${TORCH_SPEC:-}" ]; then say "torch: $TORCH_SPEC"; pip install -qq "${dependencies[@]}" "$TORCH_SPEC"; return; fi
   if "$venv/bin/python" -c 'import torch' 2>/dev/null; then say 'torch is there already'; return; fi
   if nvidia-smi -L 2>/dev/null | grep -q GPU; then
-    say "torch $TORCH for the GPU (several GB)"; pip install -q "${dependencies[@]}" "torch==$TORCH"; return
+    say "torch $TORCH for the GPU (several GB)"; pip install -qq "${dependencies[@]}" "torch==$TORCH"; return
   fi
   say "torch $TORCH for the CPU"
   # First wherever pip is set up to look (a local folder, a company's index), then where PyTorch keeps its CPU builds.
-  pip install -q "${dependencies[@]}" "torch==$TORCH+cpu" 2>/dev/null && return
-  pip install -q --retries 0 --timeout 15 "${dependencies[@]}" "torch==$TORCH+cpu" --extra-index-url "$CPU_INDEX" 2>/dev/null && return
+  pip install -qq "${dependencies[@]}" "torch==$TORCH+cpu" 2>/dev/null && return
+  pip install -qq --retries 0 --timeout 15 "${dependencies[@]}" "torch==$TORCH+cpu" --extra-index-url "$CPU_INDEX" 2>/dev/null && return
   say "no CPU build within reach: taking torch $TORCH as it is on PyPI (a CUDA build, about 3 GB to download)"
-  pip install -q "${dependencies[@]}" "torch==$TORCH"
+  pip install -qq "${dependencies[@]}" "torch==$TORCH"
 }
 
 key="$(cat requirements/*.txt setup.py dsac_ros/__init__.py tools/setup.sh | digest) ${TORCH_SPEC:-}"
@@ -83,8 +83,8 @@ if ! done_already "$venv/.stamp-wheels" "$key"; then
       "$venv/bin/python" -c 'import numpy; print(f"numpy=={numpy.__version__}")' >"$venv/numpy.txt" 2>/dev/null || : >"$venv/numpy.txt"
       install_torch -c "$venv/numpy.txt"
       say 'Python packages'
-      command -v colcon >/dev/null || pip install -q -c "$venv/numpy.txt" -r requirements/build.txt
-      pip install -q -c "$venv/numpy.txt" -r requirements/test.txt -e .
+      command -v colcon >/dev/null || pip install -qq -c "$venv/numpy.txt" -r requirements/build.txt
+      pip install -qq -c "$venv/numpy.txt" -r requirements/test.txt -e .
       ;;
     *)
       install_torch -c requirements/constraints.txt
@@ -93,8 +93,8 @@ if ! done_already "$venv/.stamp-wheels" "$key"; then
       if [ "${TORCH_SPEC:-}" = none ]; then files=(test build "ros-$flavour"); fi
       arguments=()
       for file in "${files[@]}"; do arguments+=(-r "requirements/$file.txt"); done
-      pip install -q -c requirements/constraints.txt "${arguments[@]}"
-      pip install -q --no-deps --no-build-isolation -e .
+      pip install -qq -c requirements/constraints.txt "${arguments[@]}"
+      pip install -qq --no-deps --no-build-isolation -e .
       ;;
   esac
   printf '%s' "$key" >"$venv/.stamp-wheels"

@@ -1,0 +1,116 @@
+"""Launch files: arguments that are described, parameters that the node has, and a node that really starts."""
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from dsac_ros.config import NodeOptions
+from dsac_ros.evaluation.options import EvaluationOptions
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
+
+
+def table(path: Path, name: str) -> list[list[str]]:
+    """The rows of a constant table in a launch file, as source text, without importing launch."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            assert isinstance(node.value, ast.Tuple)
+            return [[ast.unparse(cell) for cell in row.elts] for row in node.value.elts if isinstance(row, ast.Tuple)]
+    raise AssertionError(f'{path.name} has no {name}')
+
+
+def test_arguments_of_localize_are_parameters_of_the_node() -> None:
+    known = {option.name: type(option.default).__name__ for option in fields(NodeOptions)}
+    for name, kind, _ in table(ROOT / 'launch/localize.launch.py', 'PARAMETERS'):
+        assert known.get(ast.literal_eval(name)) == kind, f'{name} is not a {kind} parameter of the node'
+
+
+def test_flags_of_evaluate_are_flags_of_the_command() -> None:
+    known = {option.name for option in fields(EvaluationOptions)} | {'out', 'split'}
+    assert {ast.literal_eval(name) for name, _ in table(ROOT / 'launch/evaluate.launch.py', 'FLAGS')} <= known
+
+
+def describe(path: Path):
+    pytest.importorskip('launch_ros')
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+    return get_launch_description_from_python_launch_file(str(path))
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
+def test_every_argument_is_described(path: Path) -> None:
+    arguments = describe(path).get_launch_arguments()
+    assert len(arguments) >= 5
+    for argument in arguments:
+        assert argument.description and argument.description != 'no description given', argument.name
+
+
+def actions(path: Path, **given: str) -> list:
+    """What the launch file would start with these arguments."""
+    description = describe(path)
+    from launch import LaunchContext
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction
+    context = LaunchContext()
+    context.launch_configurations.update(given)
+    started = []
+    for entity in description.entities:
+        assert isinstance(entity, (DeclareLaunchArgument, OpaqueFunction))
+        started += entity.execute(context) or [] if isinstance(entity, OpaqueFunction) else entity.visit(context) or []
+    for action in started:
+        action.prepare(context) if hasattr(action, 'prepare') else None
+    return [(action, context) for action in started]
+
+
+@pytest.mark.ros
+def test_evaluate_makes_the_command_line() -> None:
+    [(process, context)] = actions(ROOT / 'launch/evaluate.launch.py', map='a.dsacmap', bag='b', split='val', live='true')
+    words = [''.join(part.perform(context) for part in word) for word in process.cmd]
+    assert Path(words[0]).name == 'dsac-ros' and words[1:] == ['evaluate', 'a.dsacmap', 'b', '--live', '--split', 'val']
+
+
+RUN = '''
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription, RegisterEventHandler, Shutdown
+from launch.event_handlers import OnProcessExit
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+arguments = [tuple(word.split(':=')) for word in sys.argv[2:]]
+codes = []
+def ended(event, context):
+    codes.append(event.returncode)
+    return [Shutdown()]
+service = LaunchService()
+service.include_launch_description(LaunchDescription([
+    RegisterEventHandler(OnProcessExit(on_exit=ended)),
+    IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)]))
+service.run()
+print('exit codes', codes)
+'''
+
+
+def launched(path: Path, folder: Path, *arguments: str) -> str:
+    pytest.importorskip('launch_ros')
+    done = subprocess.run([sys.executable, '-c', RUN, str(path), *arguments], cwd=folder, text=True, timeout=120,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {'ROS_LOG_DIR': str(folder)})
+    return done.stdout
+
+
+@pytest.mark.ros
+def test_launch_really_starts_the_node(tmp_path: Path) -> None:
+    """The executable is found, and the arguments reach it: it refuses the very map that it was given."""
+    out = launched(ROOT / 'launch/localize.launch.py', tmp_path, 'map:=/no/such.dsacmap', 'image_compressed:=true', 'namespace:=front',
+                   'use_sim_time:=true', 'log_level:=warn')
+    assert '/no/such.dsacmap' in out and 'exit codes [1]' in out, out
+
+
+@pytest.mark.ros
+def test_launch_really_starts_the_evaluation(tmp_path: Path) -> None:
+    out = launched(ROOT / 'launch/evaluate.launch.py', tmp_path, 'map:=/no/such.dsacmap', 'bag:=/no/such/bag')
+    assert '/no/such' in out and 'exit codes [1]' in out and 'Traceback' not in out, out
