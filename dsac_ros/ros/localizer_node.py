@@ -24,7 +24,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from dsac_ros.config import NodeOptions
+from dsac_ros.config import EstimatorOptions, IntegrityOptions, NodeOptions
 from dsac_ros.errors import ConfigError, DecodeError, DsacError
 from dsac_ros.msg import LocalizationStatus
 from dsac_ros.records import Estimate, Frame
@@ -45,8 +45,9 @@ class LocalizerNode(Node):
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__('localizer', **arguments)
-        self.options: NodeOptions = parameters.declare(self, parameters.GROUPS['localizer'])['']
-        self._load()
+        groups = parameters.declare(self, parameters.GROUPS['localizer'])
+        self.options: NodeOptions = groups['']
+        self._load(groups['estimator'], groups['integrity'])
         self._decode_colour = colour_decoder()
         self._complaints = Complaints(self.get_logger().warning)
         self._processed = self._accepted = 0
@@ -59,7 +60,7 @@ class LocalizerNode(Node):
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True), post_callback=self._time_jumped)
         self.get_logger().info(f'map {self.options.map} in frame {self.map_frame}; waiting for {self._image_topic}')
 
-    def _load(self) -> None:
+    def _load(self, estimator: EstimatorOptions, integrity: IntegrityOptions) -> None:
         if not self.options.map:
             raise ConfigError('parameter map: no map given; set it to the path of a map bundle, as in -p map:=ROOM.dsacmap')
         import torch
@@ -67,7 +68,7 @@ class LocalizerNode(Node):
         from dsac_ros.localizer import Localizer
         if self.options.threads:
             torch.set_num_threads(self.options.threads)
-        self._localizer = Localizer.from_map(self.options.map, device=self.options.device)
+        self._localizer = Localizer.from_map(self.options.map, self.options.device, estimator, integrity)
         self._localizer.warm_up(None, self.options.modality)
         self.map_frame = self.options.map_frame or self._localizer.map_frame
 

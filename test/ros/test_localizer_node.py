@@ -5,7 +5,7 @@ import time
 from array import array
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import cv2
 import numpy as np
@@ -16,7 +16,6 @@ pytest.importorskip('dsac_ros.msg', reason='the messages are not built; see make
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
-from conftest import NodeInProcess  # noqa: E402
 from dsac_ros.msg import LocalizationStatus  # noqa: E402
 from dsac_ros.records import Frame  # noqa: E402
 from dsac_ros.ros import sensor_messages  # noqa: E402
@@ -28,17 +27,21 @@ ANSWER_S = 30.0  # generous: other work shares the machine
 UNSET: Any = object()
 
 
-@contextmanager
-def running(domain_id: int, small_room: tuple[Path, list[Frame]], **parameters: Any) -> Iterator[Player]:
-    parameters = {'map': str(small_room[0]), 'depth_wait': 0.3} | parameters
-    with NodeInProcess(domain_id, **parameters) as target, Player(target, parameters.get('modality') != 'rgb') as player:
-        player.wait_until_ready()
-        yield player
+@pytest.fixture
+def running(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any) -> Callable[..., Any]:
+    """running(name=value, ...): a node with these parameters, and the player that shows it frames."""
+    @contextmanager
+    def run(**parameters: Any) -> Iterator[Player]:
+        parameters = {'map': str(small_room[0]), 'depth_wait': 0.3} | parameters
+        with node_in_process(domain_id, **parameters) as target, Player(target, parameters.get('modality') != 'rgb') as player:
+            player.wait_until_ready()
+            yield player
+    return run
 
 
 @pytest.fixture
-def player(domain_id: int, small_room: tuple[Path, list[Frame]]) -> Iterator[Player]:
-    with running(domain_id, small_room) as player:
+def player(running: Callable[..., Any]) -> Iterator[Player]:
+    with running() as player:
         yield player
 
 
@@ -106,9 +109,9 @@ def test_a_good_frame_gives_pose_status_and_counters(player: Player, frames: lis
     assert status.frames_processed == status.frames_accepted == 1 and status.frames_rgb_fallback == 0
 
 
-def test_tf_carries_the_pose(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
+def test_tf_carries_the_pose(running: Callable[..., Any], frames: list[Frame]) -> None:
     tf2_msgs = pytest.importorskip('tf2_msgs.msg')
-    with running(domain_id, small_room, map_frame='attic', tf_child_frame='eye') as player:
+    with running(map_frame='attic', tf_child_frame='eye') as player:
         heard: list[Any] = []
         player.node.create_subscription(tf2_msgs.TFMessage, '/tf', lambda message: heard.extend(message.transforms), QoSProfile(depth=100))
         assert player.wait_for(lambda: player.node.count_publishers('/tf') == 1, ANSWER_S)
@@ -125,8 +128,8 @@ def test_tf_carries_the_pose(domain_id: int, small_room: tuple[Path, list[Frame]
         assert player.wait_for(lambda: len(heard) == before + 1, ANSWER_S), 'one transform for two frames of which one was accepted'
 
 
-def test_no_tf_when_not_wanted(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
-    with running(domain_id, small_room, tf_mode='none') as player:
+def test_no_tf_when_not_wanted(running: Callable[..., Any], frames: list[Frame]) -> None:
+    with running(tf_mode='none') as player:
         show_good(player, frames)
         assert player.node.count_publishers('/tf') == 0
 
@@ -160,8 +163,8 @@ def test_an_image_of_another_size_than_camera_info(player: Player, frames: list[
     show_good(player, frames)
 
 
-def test_camera_info_missing_wrong_and_late(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
-    with running(domain_id, small_room) as player:
+def test_camera_info_missing_wrong_and_late(running: Callable[..., Any], frames: list[Frame]) -> None:
+    with running() as player:
         assert refused(show(player, frames[0], info=None), 'no_camera_info')
         larger = sensor_messages.camera_info_message(frames[0].camera.resized(640, 480))
         assert refused(show(player, frames[0], info=larger), 'camera_info_size')
@@ -223,15 +226,15 @@ def test_repeated_stamp(player: Player, frames: list[Frame]) -> None:
     show_good(player, frames)
 
 
-def test_max_age(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
-    with running(domain_id, small_room, max_age=20.0) as player:
+def test_max_age(running: Callable[..., Any], frames: list[Frame]) -> None:
+    with running(max_age=20.0) as player:
         assert refused(show(player, frames[0], stamp=time.time_ns() - 60 * 10 ** 9), 'too_old')
         show_good(player, frames)
         assert refused(show(player, frames[0], stamp=time.time_ns() + 60 * 10 ** 9), 'from_the_future')
 
 
-def test_a_burst_is_dropped_down_to_the_newest(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
-    with running(domain_id, small_room, modality='rgb', queue_depth=50) as player:
+def test_a_burst_is_dropped_down_to_the_newest(running: Callable[..., Any], frames: list[Frame]) -> None:
+    with running(modality='rgb', queue_depth=50) as player:
         before = player.newest.frames_received
         info, image = sensor_messages.camera_info_message(frames[0].camera), sensor_messages.colour_message(frames[0].image)
         for _ in range(20):
@@ -255,10 +258,10 @@ def test_random_bytes_never_end_the_node(player: Player, frames: list[Frame]) ->
 
 
 @pytest.mark.parametrize('cut', [False, True])
-def test_compressed(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame], cut: bool) -> None:
-    frame, qos = frames[0], QoSProfile(depth=2, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-    target = NodeInProcess(domain_id, map=str(small_room[0]), image_compressed=True, depth_compressed=True,
-                           image_topic='jpeg', depth_topic='png')
+def test_compressed(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any, cut: bool) -> None:
+    frame, qos = small_room[1][0], QoSProfile(depth=2, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+    target = node_in_process(domain_id, map=str(small_room[0]), image_compressed=True, depth_compressed=True,
+                             image_topic='jpeg', depth_topic='png')
     with target, Player(target, True) as player:
         colour, depth = (player.node.create_publisher(CompressedImage, topic, qos) for topic in ('jpeg', 'png'))
         jpeg = cv2.imencode('.jpg', frame.image[..., ::-1])[1].tobytes()
@@ -277,8 +280,8 @@ def test_compressed(domain_id: int, small_room: tuple[Path, list[Frame]], frames
         assert not cut or refused(player.statuses[stamp], 'bad_image')
 
 
-def test_who_comes_late_sees_the_first_status(domain_id: int, small_room: tuple[Path, list[Frame]]) -> None:
-    with NodeInProcess(domain_id, map=str(small_room[0])) as target, Player(target, False) as player:
+def test_who_comes_late_sees_the_first_status(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any) -> None:
+    with node_in_process(domain_id, map=str(small_room[0])) as target, Player(target, False) as player:
         heard: list[LocalizationStatus] = []
         latched = QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
         player.node.create_subscription(LocalizationStatus, 'status', heard.append, latched)
@@ -288,11 +291,11 @@ def test_who_comes_late_sees_the_first_status(domain_id: int, small_room: tuple[
         assert heard[0].state == LocalizationStatus.INITIALISING and not heard[0].accepted
 
 
-def test_two_robots_do_not_hear_each_other(domain_id: int, small_room: tuple[Path, list[Frame]], frames: list[Frame]) -> None:
-    one, two = (NodeInProcess(domain_id, map=str(small_room[0])) for _ in range(2))
+def test_two_robots_do_not_hear_each_other(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any) -> None:
+    one, two = (node_in_process(domain_id, map=str(small_room[0])) for _ in range(2))
     one.namespace, two.namespace = '/one', '/two'
     with one, two, Player(one, True) as first, Player(two, True) as second:
         first.wait_until_ready()
         second.wait_until_ready()
-        show_good(first, frames)
+        show_good(first, small_room[1])
         assert not second.poses
