@@ -1,7 +1,7 @@
 """Transforms out: one function that broadcasts on /tf, by tf2_ros where it is installed."""
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node

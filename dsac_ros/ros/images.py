@@ -1,7 +1,8 @@
 """Image messages to arrays: colour through cv_bridge where it is installed, else through dsac_ros.data.decode."""
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 

@@ -9,10 +9,11 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Callable, Iterator, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
@@ -213,6 +214,7 @@ class Player:
         memory: list[tuple[float, float]] = []
         due_s = start_s = time.monotonic()
         last_ns: int | None = None
+        stamp = 0
         for frame, info, image, depth in _encoded(source, self._with_depth):
             if last_ns is None:
                 due_s = start_s = time.monotonic()  # encoding ahead takes its time
@@ -222,7 +224,7 @@ class Player:
             if (wait_s := due_s - time.monotonic()) > 0:
                 time.sleep(wait_s)
             self._target.check()
-            stamp = max(time.time_ns(), 1 + max(sent, default=0))
+            stamp = max(time.time_ns(), stamp + 1)
             sent[stamp] = frame
             self.send(stamp, info, image, depth)
             now_s = time.monotonic() - start_s
@@ -230,7 +232,7 @@ class Player:
                 memory.append((now_s, process.memory_info().rss / 1e6))
             if progress is not None:
                 progress(len(sent), len(source))
-        self._wait_for(max(sent, default=None))
+        self._wait_for(stamp)
         self._target.check()
         after = counters_of(self.newest)
         counters = {name: count - before.get(name, 0) for name, count in after.items()}
@@ -247,9 +249,9 @@ class Player:
                 message.header.stamp = time_message(stamp)
                 publisher.publish(message)
 
-    def _wait_for(self, stamp: int | None) -> None:
+    def _wait_for(self, stamp: int) -> None:
         """Until the status of the last frame is there, or the time for it is up (the frame was lost or dropped)."""
-        self.wait_for(lambda: stamp is None or stamp in self.statuses and (not self.statuses[stamp].accepted or stamp in self.poses),
+        self.wait_for(lambda: not stamp or stamp in self.statuses and (not self.statuses[stamp].accepted or stamp in self.poses),
                       LAST_ANSWER_S)
 
     def _result(self, stamp: int, frame: Frame, modality: str, missing: str) -> FrameResult:

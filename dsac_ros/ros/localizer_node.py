@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import rclpy

@@ -4,8 +4,9 @@ from __future__ import annotations
 import difflib
 import sys
 import textwrap
+from collections.abc import Mapping
 from dataclasses import Field, fields
-from typing import Any, Mapping
+from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node

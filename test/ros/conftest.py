@@ -5,7 +5,7 @@ import itertools
 import os
 import threading
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 
@@ -77,5 +77,6 @@ def small_room(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any
     from dsac_ros.training.mapping import map_source
     source = SyntheticSource(room_seed=3, trajectory_seed=1, frames=20, width=320, height=240, texels_per_metre=150.0)
     path = tmp_path_factory.mktemp('map') / 'room.dsacmap'
-    map_source(source, path, MappingOptions(minutes=1.0, steps=250, augmented=0, capacity=24_000, width=128, held_out_share=0.1), device='cpu', quiet=True)
+    options = MappingOptions(minutes=1.0, steps=250, augmented=0, capacity=24_000, width=128, held_out_share=0.1)
+    map_source(source, path, options, device='cpu', quiet=True)
     return path, list(source)[::2]

@@ -3,9 +3,10 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
@@ -274,7 +275,7 @@ def test_compressed(domain_id: int, small_room: tuple[Path, list[Frame]], node_i
                 message = CompressedImage(format=kind, data=array('B', data))
                 message.header.stamp = sensor_messages.time_message(stamp)
                 publisher.publish(message)
-            if player.wait_for(lambda: stamp in player.statuses, 1.0) and (cut or player.statuses[stamp].modality == 'rgbd'):
+            if player.wait_for(lambda stamp=stamp: stamp in player.statuses, 1.0) and (cut or player.statuses[stamp].modality == 'rgbd'):
                 break
         assert player.statuses[stamp].accepted is not cut, list(player.statuses[stamp].reasons)
         assert not cut or refused(player.statuses[stamp], 'bad_image')

@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 import pytest

@@ -1,9 +1,10 @@
 """Parameters: declared once, described, checked; the shipped file is what the code says."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import yaml
