@@ -34,9 +34,9 @@ from dsac_ros.ros import sensor_messages
 from dsac_ros.ros.intake import stamp_ns
 from dsac_ros.ros.messages import STATE_NAMES, counters_of, matrix_from_pose, time_message
 
-READY_S = 120.0  # loading and warming up the map
+READY_S = 300.0  # importing torch, loading and warming up the map, also where others keep the machine busy
 LAST_ANSWER_S = 5.0
-EXIT_S = 10.0
+EXIT_S = 30.0
 LONGEST_GAP_S = 1.0  # sequences of one folder may lie days apart
 BUFFER_BYTES = 1 << 30  # messages encoded ahead: a short source wholly, so that the player leaves the CPU to the node
 FASTDDS_PROFILE = Path(__file__).with_name('fastdds_profile.xml')

@@ -21,7 +21,7 @@ from dsac_ros.records import Frame  # noqa: E402
 from dsac_ros.ros.live_replay import NodeProcess, Player, dds_environment, replay_live  # noqa: E402
 
 pytestmark = pytest.mark.ros
-START_S = 60.0
+START_S = 120.0
 
 
 class Repeated:
@@ -66,7 +66,7 @@ def test_signals_end_the_node_with_zero(domain_id: int, small_room: tuple[Path, 
     with NodeProcess({'map': str(small_room[0])}, domain_id) as node, Player(node, True) as player:
         player.wait_until_ready()
         node.process.send_signal(number)
-        assert node.process.wait(10.0) == 0
+        assert node.process.wait(30.0) == 0
         assert 'Traceback' not in node.last_words()
         with pytest.raises(DsacError, match='exit code 0'):
             node.check()
