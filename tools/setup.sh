@@ -73,7 +73,7 @@ install_torch() {
   pip install -qq "${dependencies[@]}" "torch==$TORCH"
 }
 
-key="$(cat requirements/*.txt setup.py dsac_ros/__init__.py tools/setup.sh | digest) ${TORCH_SPEC:-}"
+key="$(cat requirements/*.txt setup.py dsac_ros/__init__.py | digest) torch ${TORCH_SPEC:-$TORCH}"
 if ! done_already "$venv/.stamp-wheels" "$key"; then
   start=$SECONDS
   rm -f "$venv/.stamp-wheels"
@@ -103,7 +103,8 @@ fi
 
 # 4. Overlay: messages, executables, launch files. Python modules are links, so only new file names matter.
 names() { find "$@" -type f ! -name '*.pyc' ! -path '*/__pycache__/*' | LC_ALL=C sort; }
-key="$(pwd) $(cat "$venv/.stamp-wheels") $({ names dsac_ros scripts launch config
+base="$(pwd) $(cat "$venv/.stamp-venv" "$venv/.stamp-wheels")"
+key="$base $({ names dsac_ros scripts launch config
   find msg tools/tf2_msgs CMakeLists.txt package.xml -type f -print0 | LC_ALL=C sort -z | xargs -0 cat; } | digest)"
 if ! done_already "$install/.stamp-overlay" "$key"; then
   start=$SECONDS
@@ -119,9 +120,10 @@ if ! done_already "$install/.stamp-overlay" "$key"; then
   found=
   for prefix in "${prefixes[@]}"; do if [ -d "$prefix/share/tf2_msgs" ]; then found=1; fi; done
   if [ -z "$found" ]; then paths+=(tools/tf2_msgs); fi
-  # Another set of packages or another Python may have been here before.
-  rm -rf "build/$flavour" "$install"
-  mkdir -p "log/$flavour"
+  # What another set of packages or another Python has built is of no use; else only the difference is built.
+  done_already "$install/.stamp-base" "$base" || rm -rf "build/$flavour" "$install"
+  mkdir -p "log/$flavour" "$install"
+  printf '%s' "$base" >"$install/.stamp-base"
   if ! colcon --log-base "log/$flavour" build --build-base "build/$flavour" --install-base "$install" --base-paths "${paths[@]}" \
     --symlink-install --cmake-args -DPython3_EXECUTABLE="$venv/bin/python" -Wno-dev >"log/$flavour/setup.log" 2>&1; then
     cat "log/$flavour/setup.log" >&2
