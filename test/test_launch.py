@@ -64,14 +64,14 @@ def actions(path: Path, **given: str) -> list:
         assert isinstance(entity, (DeclareLaunchArgument, OpaqueFunction))
         started += entity.execute(context) or [] if isinstance(entity, OpaqueFunction) else entity.visit(context) or []
     for action in started:
-        action.prepare(context) if hasattr(action, 'prepare') else None
-    return [(action, context) for action in started]
+        action.prepare(context)
+    return started
 
 
 @pytest.mark.ros
 def test_evaluate_makes_the_command_line() -> None:
-    [(process, context)] = actions(ROOT / 'launch/evaluate.launch.py', map='a.dsacmap', bag='b', split='val', live='true')
-    words = [''.join(part.perform(context) for part in word) for word in process.cmd]
+    [process] = actions(ROOT / 'launch/evaluate.launch.py', map='a.dsacmap', bag='b', split='val', live='true')
+    words = process.process_details['cmd']
     assert Path(words[0]).name == 'dsac-ros' and words[1:] == ['evaluate', 'a.dsacmap', 'b', '--live', '--split', 'val']
 
 

@@ -73,7 +73,7 @@ install_torch() {
   pip install -qq "${dependencies[@]}" "torch==$TORCH"
 }
 
-key="$(cat requirements/*.txt setup.py dsac_ros/__init__.py | digest) torch ${TORCH_SPEC:-$TORCH}"
+key="$(cat requirements/*.txt setup.py dsac_ros/__init__.py tools/dsac_ros_sources.py | digest) torch ${TORCH_SPEC:-$TORCH}"
 if ! done_already "$venv/.stamp-wheels" "$key"; then
   start=$SECONDS
   rm -f "$venv/.stamp-wheels"
@@ -97,6 +97,9 @@ if ! done_already "$venv/.stamp-wheels" "$key"; then
       pip install -qq --no-deps --no-build-isolation -e .
       ;;
   esac
+  site="$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+  sed "s#@ROOT@#$root#" tools/dsac_ros_sources.py >"$site/_dsac_ros_sources.py"
+  echo 'import _dsac_ros_sources' >"$site/_dsac_ros_sources.pth"
   printf '%s' "$key" >"$venv/.stamp-wheels"
   say "packages installed in $((SECONDS - start)) s"
 fi
