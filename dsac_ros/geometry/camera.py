@@ -24,6 +24,8 @@ def normalised(camera: Camera, pixels: np.ndarray) -> np.ndarray:
     """Undistorted image-plane coordinates (x/z, y/z) of pixels (..., 2), float64."""
     flat = np.ascontiguousarray(pixels, np.float64).reshape(-1, 1, 2)
     coefficients = np.asarray(camera.distortion, np.float64)
+    if not len(flat):  # OpenCV gives None
+        return np.zeros(pixels.shape)
     if camera.distortion_model == 'equidistant':
         out = cv2.fisheye.undistortPoints(flat, camera.matrix(), coefficients[:4])
     elif camera.distortion_model == 'none' or not coefficients.any():

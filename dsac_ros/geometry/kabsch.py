@@ -27,7 +27,9 @@ def kabsch(source_KN3: Tensor, target_KN3: Tensor, weights_KN: Tensor | None = N
     centre_s = (weights[..., None] * source).sum(-2)
     centre_t = (weights[..., None] * target).sum(-2)
     correlation = (weights[..., None] * (target - centre_t[..., None, :])).mT @ (source - centre_s[..., None, :])
-    u, singular, vh = torch.linalg.svd(correlation)
+    # Squares of huge coordinates overflow, and svd raises for the whole batch where one matrix is not finite.
+    finite = finite & correlation.isfinite().all(-1).all(-1)
+    u, singular, vh = torch.linalg.svd(torch.where(finite[..., None, None], correlation, torch.zeros_like(correlation)))
     sign = torch.linalg.det(u @ vh).sign()
     rotation = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], -1) @ vh
     translation = centre_t - (rotation @ centre_s[..., None])[..., 0]

@@ -185,8 +185,8 @@ def _polish(depths: Tensor, cosines: tuple[Tensor, ...], squares: tuple[Tensor, 
 
 def _triad(points: Tensor) -> Tensor:
     """Orthonormal frame (..., 3, 3) (columns) of three points (rows)."""
-    e0 = points[..., 1, :] - points[..., 0, :]
-    e1 = points[..., 2, :] - points[..., 0, :]
-    x = torch.nn.functional.normalize(e0, dim=-1)
-    z = torch.nn.functional.normalize(torch.linalg.cross(e0, e1), dim=-1)
+    normalize = torch.nn.functional.normalize
+    x = normalize(points[..., 1, :] - points[..., 0, :], dim=-1)
+    y = normalize(points[..., 2, :] - points[..., 0, :], dim=-1)
+    z = normalize(torch.linalg.cross(x, y), dim=-1)  # of unit vectors: normalize takes less than 1e-12 for nothing
     return torch.stack([x, torch.linalg.cross(z, x), z], -1)
