@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / 'dsac_ros').rglob('*.py'))
 ROS_FREE = [path for path in SOURCES if 'ros' not in path.relative_to(ROOT / 'dsac_ros').parts[:-1]]
-ROS_NAMES = ('rclpy', 'rcl_interfaces', 'rosgraph_msgs', 'lifecycle_msgs', 'builtin_interfaces', 'ament_index_python', 'launch', 'launch_ros',
-             'cv_bridge', 'message_filters', 'diagnostic_updater', 'image_transport', 'rosbag2_py', 'rosidl_runtime_py')
+ROS_NAMES = ('rclpy', 'rcl_interfaces', 'rosgraph_msgs', 'lifecycle_msgs', 'builtin_interfaces', 'ament_index_python', 'launch',
+             'launch_ros', 'cv_bridge', 'message_filters', 'diagnostic_updater', 'image_transport', 'rosbag2_py', 'rosidl_runtime_py')
 ROS_PREFIXES = ('tf2_', 'rosbag2', 'rosidl')
 ROS_SUFFIXES = ('_msgs', '_srvs', '_interfaces')
 
