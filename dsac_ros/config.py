@@ -59,9 +59,22 @@ def parse_settings(group: type[Any], settings: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition('=')
         if not equals:
             raise ConfigError(f'--set {text}: expected NAME=VALUE')
-        values[name] = yaml.safe_load(value)
+        try:
+            values[name] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as error:
+            raise ConfigError(f'--set {text}: {value!r} is no YAML scalar') from error
+        if isinstance(values[name], str) and _is_number(value):  # YAML 1.1 takes 1e-3, without a point, for text
+            values[name] = float(value)
     from_dict(group, values)
     return values
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

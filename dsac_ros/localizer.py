@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dsac_ros.config import EstimatorOptions, IntegrityOptions
+from dsac_ros.errors import ConfigError
 from dsac_ros.geometry import se3
 from dsac_ros.geometry.camera import cell_centres, normalised
 from dsac_ros.maps.bundle import MapBundle, load_map
@@ -26,8 +27,14 @@ MIN_DEPTH_CELLS = 60  # fewer cells with depth than this: the frame is solved as
 
 
 def resolve_device(name: str) -> torch.device:
-    """'auto' takes a GPU where there is one."""
-    return torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name)
+    """'auto' takes a GPU where there is one. Raises ConfigError for what is no device, and for a GPU that is not there."""
+    try:
+        device = torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name)
+    except RuntimeError as error:
+        raise ConfigError(f'device: expected auto, cpu, cuda or cuda:N, found {name!r}') from error
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise ConfigError(f'device {name}: torch sees no CUDA device; use cpu')
+    return device
 
 
 @dataclass(frozen=True)

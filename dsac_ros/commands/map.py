@@ -33,9 +33,13 @@ def run(options: argparse.Namespace) -> int:
     """Map, and print how good the map is on frames that it never saw."""
     from dsac_ros.config import parse_settings
     from dsac_ros.data.opening import source_from, warning_lines
+    from dsac_ros.errors import ConfigError
     from dsac_ros.training.mapping import map_source
 
     settings = parse_settings(MappingOptions, options.set)
+    twice = sorted(set(settings) & set(DIRECT))
+    if twice:
+        raise ConfigError(f'--set {twice[0]}: use --{twice[0].replace("_", "-")}')
     mapping = MappingOptions(**{**settings, 'minutes': options.minutes, 'rgb_only': options.rgb_only, 'seed': options.seed})
     source = source_from(options.source, options, require_poses=True, load_depth=not options.rgb_only)
     bundle = map_source(source, options.out, mapping, options.device, Path(options.out).name.split('.')[0] or 'room', options.overwrite)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import reprlib
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field, fields
@@ -52,15 +53,12 @@ def save_map(path: str | Path, frame_id: str, name: str, expert: Expert, covaria
              centre: list[float], extent: list[float], training: dict[str, Any], overwrite: bool = False) -> MapBundle:
     """Write a bundle beside its place and rename it, so that a crash never leaves half a map. Raises MapError."""
     path = Path(path)
-    if path.exists() and not (overwrite and (path / 'manifest.yaml').is_file()):
-        raise MapError(f'{path}: exists already{"" if not overwrite else " and is no map"}; choose another --out'
-                       f'{" or --overwrite" if not overwrite else ""}')
+    check_place(path, overwrite)
     data = save_tensors(_compact(expert))
     entry = ExpertEntry(name, f'experts/{name}.safetensors', hashlib.sha256(data).hexdigest(), centre, extent)
     manifest = {'format': FORMAT, 'frame_id': frame_id, 'encoder': {'id': ENCODER_ID, 'sha256': WEIGHTS_SHA256},
                 'experts': [asdict(entry)], 'covariance_factors': covariance_factors, 'training': training}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
     except OSError as error:
         raise MapError(f'{path}: cannot be written: {error.strerror}') from error
@@ -72,7 +70,11 @@ def save_map(path: str | Path, frame_id: str, name: str, expert: Expert, covaria
         if path.exists():
             retired = temporary.with_name(temporary.name + '.old')
             os.rename(path, retired)
-            os.rename(temporary, path)
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                os.rename(retired, path)
+                raise
             shutil.rmtree(retired)
         else:
             os.rename(temporary, path)
@@ -83,28 +85,47 @@ def save_map(path: str | Path, frame_id: str, name: str, expert: Expert, covaria
     return MapBundle(frame_id, entry, expert, covariance_factors, training)
 
 
+def check_place(path: Path, overwrite: bool) -> None:
+    """Raise MapError where save_map could not write, before the minutes of work and not after."""
+    if path.exists() and not (overwrite and (path / 'manifest.yaml').is_file()):
+        raise MapError(f'{path}: exists already{"" if not overwrite else " and is no map"}; choose another --out'
+                       f'{" or --overwrite" if not overwrite else ""}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise MapError(f'{path}: cannot be written: {error.strerror}') from error
+
+
 def load_map(path: str | Path) -> MapBundle:
     """Read and check a bundle. Raises MapError that names the file and what is wrong with it."""
     path = Path(path)
     manifest_path = path / 'manifest.yaml'
     manifest = _read_manifest(manifest_path)
     if manifest.get('format') != FORMAT:
-        raise MapError(f'{manifest_path}: map format {manifest.get("format")!r}, expected {FORMAT}; make the map again with this version')
+        raise MapError(f'{manifest_path}: map format {_brief(manifest.get("format"))}, expected {FORMAT}; make the map again with this '
+                       'version')
     encoder = manifest.get('encoder')
     if not isinstance(encoder, dict) or (encoder.get('id'), encoder.get('sha256')) != (ENCODER_ID, WEIGHTS_SHA256):
-        raise MapError(f'{manifest_path}: made with encoder {encoder!r}, this version has {ENCODER_ID!r}; make the map again')
+        raise MapError(f'{manifest_path}: made with encoder {_brief(encoder)}, this version has {ENCODER_ID!r}; make the map again')
     frame_id = manifest.get('frame_id')
     if not isinstance(frame_id, str) or not frame_id:
-        raise MapError(f'{manifest_path}: frame_id: expected a name, found {frame_id!r}')
+        raise MapError(f'{manifest_path}: frame_id: expected a name, found {_brief(frame_id)}')
     experts = manifest.get('experts')
     if not isinstance(experts, list) or len(experts) != 1:
-        raise MapError(f'{manifest_path}: experts: expected a list of one, found {experts!r:.80}')
+        raise MapError(f'{manifest_path}: experts: expected a list of one, found {_brief(experts)}')
     entry = _entry(manifest_path, experts[0])
     factors = manifest.get('covariance_factors')
-    if not isinstance(factors, dict) or not all(k in ('rgb', 'rgbd') and isinstance(v, float) and 0 < v < 1e9 for k, v in factors.items()):
-        raise MapError(f'{manifest_path}: covariance_factors: expected positive numbers for rgb and rgbd, found {factors!r:.80}')
+    if not isinstance(factors, dict) or set(factors) != {'rgb', 'rgbd'} or not all(
+            isinstance(v, float) and 0 < v < 1e9 for v in factors.values()):
+        raise MapError(f'{manifest_path}: covariance_factors: expected positive numbers for rgb and rgbd, found {_brief(factors)}')
     training = manifest.get('training')
     return MapBundle(frame_id, entry, _load_expert(path, entry), factors, training if isinstance(training, dict) else {})
+
+
+def _brief(value: Any) -> str:
+    # Not repr: nested aliases of a few lines of YAML write out to gigabytes.
+    return f'{reprlib.repr(value):.80}'
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -114,7 +135,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise MapError(f'{path}: {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}')
         manifest = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: no UTF-8, or a date such as 2020-13-45
         raise MapError(f'{path}: cannot be read: {" ".join(str(error).split()):.200}') from error
     if not isinstance(manifest, dict):
         raise MapError(f'{path}: expected a mapping, found {type(manifest).__name__}')
@@ -124,18 +145,18 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _entry(path: Path, values: Any) -> ExpertEntry:
     names = [f.name for f in fields(ExpertEntry)]
     if not isinstance(values, dict) or sorted(map(str, values)) != sorted(names):
-        raise MapError(f'{path}: expert: expected {", ".join(names)}, found {values!r:.80}')
+        raise MapError(f'{path}: expert: expected {", ".join(names)}, found {_brief(values)}')
     for name in ('name', 'file', 'sha256'):
         if not isinstance(values[name], str):
-            raise MapError(f'{path}: expert {name}: expected text, found {values[name]!r:.80}')
+            raise MapError(f'{path}: expert {name}: expected text, found {_brief(values[name])}')
     for name in ('centre', 'extent'):
         numbers = values[name]
         if not isinstance(numbers, list) or len(numbers) != 3 or not all(isinstance(v, float) and abs(v) < 1e9 for v in numbers):
-            raise MapError(f'{path}: expert {name}: expected three numbers, found {numbers!r:.80}')
+            raise MapError(f'{path}: expert {name}: expected three numbers, found {_brief(numbers)}')
     parts = Path(values['file']).parts
     # A manifest from a stranger must not make us read files elsewhere.
-    if Path(values['file']).is_absolute() or '..' in parts or len(parts) != 2 or parts[0] != 'experts':
-        raise MapError(f'{path}: expert file {values["file"]!r}: expected experts/NAME.safetensors')
+    if Path(values['file']).is_absolute() or '..' in parts or len(parts) != 2 or parts[0] != 'experts' or not values['file'].isprintable():
+        raise MapError(f'{path}: expert file {_brief(values["file"])}: expected experts/NAME.safetensors')
     return ExpertEntry(**values)
 
 

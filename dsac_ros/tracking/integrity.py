@@ -15,7 +15,7 @@ def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, i
         covariance: (6, 6) in ROS order. inliers, inlier_ratio, spread: as in records.Estimate.
         centre, extent: of the map's scene coordinates [m]; a camera far outside of them cannot see what it claims to.
     """
-    if not (np.isfinite(map_from_camera).all() and np.isfinite(covariance).all()):
+    if not (np.isfinite(map_from_camera).all() and np.isfinite(covariance).all() and np.isfinite([inliers, inlier_ratio, spread]).all()):
         return Verdict(False, ('not_finite',))
     deviation_m = float(np.sqrt(max(0.0, np.linalg.eigvalsh(covariance[:3, :3])[-1])))
     deviation_rad = float(np.sqrt(max(0.0, np.linalg.eigvalsh(covariance[3:, 3:])[-1])))

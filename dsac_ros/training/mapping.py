@@ -21,9 +21,9 @@ from tqdm import tqdm
 from dsac_ros.config import MappingOptions
 from dsac_ros.data.checks import check_consistency
 from dsac_ros.data.source import FrameSource
-from dsac_ros.errors import DataError, MapError
+from dsac_ros.errors import DataError
 from dsac_ros.localizer import resolve_device
-from dsac_ros.maps.bundle import MapBundle, save_map
+from dsac_ros.maps.bundle import MapBundle, check_place, save_map
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.records import Frame
 from dsac_ros.training.buffer import Buffer, Targets, depth_targets, fill, usable_views
@@ -44,8 +44,7 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     Raises DataError where frames, poses or depth are missing or inconsistent, MapError where `out` cannot be written.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise MapError(f'{out}: exists already; choose another --out or --overwrite')
+    check_place(out, overwrite)
     start = time.monotonic()
     deadline = start + 60 * options.minutes
     where = resolve_device(device)
