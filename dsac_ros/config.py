@@ -120,6 +120,13 @@ class EstimatorOptions(Options):
     refined: int = option(8, 'hypotheses that are refined; the best is chosen afterwards', low=1, high=256)
     refine_steps: int = option(8, 'iterations of re-weighted Gauss-Newton', low=1, high=100)
     refine_widening: float = option(2.0, 'how much wider the inlier threshold is in the first iteration', low=1.0, high=10.0)
+    landmarks: bool = option(True, 'match keypoints to the landmarks of the map around the first pose, where the map has any')
+    hypotheses_landmarks: int = option(128, 'minimal sets drawn from the matched landmarks', low=8, high=8192)
+    landmark_radius_px: float = option(80.0, 'how far from where the first pose projects it a landmark is looked for, in an image 480 '
+                                       'pixels high', unit='px', low=1.0, high=1000.0)
+    landmark_noise_px: float = option(1.0, 'noise of a keypoint, in an image 480 pixels high', unit='px', low=0.05, high=20.0)
+    landmark_noise: float = option(0.01, 'noise of the position of a landmark', unit='m', low=1e-4, high=1.0)
+    min_landmarks: float = option(20.0, 'soft inlier landmarks from which on their pose takes the place of the first', low=4.0, high=1e4)
 
 
 @dataclass(frozen=True)
@@ -127,8 +134,9 @@ class IntegrityOptions(Options):
     """When a pose is good enough to be published (dsac_ros.tracking.integrity)."""
 
     min_inliers: float = option(60.0, 'fewest soft inliers', low=0.0, high=1e6)
-    min_inlier_ratio: float = option(0.1, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
-    min_spread: float = option(0.25, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
+    min_inlier_ratio: float = option(0.2, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
+    min_spread: float = option(0.4, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
+    min_landmarks: float = option(30.0, 'soft inlier landmarks that make up for few inlier cells', low=4.0, high=1e6)
     max_position_deviation: float = option(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)
     max_rotation_deviation: float = option(0.2, 'largest standard deviation of the rotation about any axis', unit='rad', low=0.0, high=10.0)
     map_margin: float = option(3.0, 'how far the camera may be outside of the box of the mapped points', unit='m', low=0.0, high=1e4)
@@ -144,12 +152,13 @@ class MappingOptions(Options):
     max_frames: int = option(600, 'frames kept of a longer recording, evenly spread', low=10, high=100000)
     held_out_share: float = option(0.06, 'share of the frames kept from training, to calibrate the covariance', low=0.01, high=0.5)
     encoding_share: float = option(0.25, 'largest share of the time that goes into encoding images', low=0.05, high=0.9)
-    augmented: int = option(2, 'augmented views of every frame beside the frame itself, time allowing', low=0, high=20)
+    augmented: int = option(5, 'augmented views of every frame beside the frame itself, time allowing', low=0, high=20)
     capacity: int = option(900_000, 'samples in the buffer; 1.6 kB each', low=1000, high=10**8)
     batch: int = option(512, 'samples in a step', low=16, high=65536)
     steps: int = option(0, 'steps to train, in place of the time; 0 = as long as the time allows', low=0, high=10**8)
     learning_rate: float = option(3e-3, 'peak of the one-cycle schedule', low=1e-6, high=1.0)
     weight_decay: float = option(1e-2, 'of AdamW', low=0.0, high=10.0)
+    landmarks: int = option(30_000, 'landmarks kept in the map, 150 bytes each; 0 = none', low=0, high=200_000)
     width: int = option(256, 'of the layers of the head', low=16, high=4096)
     cluster_weight: float = option(0.2, 'of the cross entropy of the cluster choice', low=0.0, high=100.0)
     reprojection_weight: float = option(0.02, 'of the reprojection loss where no coordinate is known (rgb_only)', low=0.0, high=100.0)

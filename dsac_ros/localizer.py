@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,14 +16,20 @@ from dsac_ros.config import EstimatorOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError
 from dsac_ros.geometry import se3
 from dsac_ros.geometry.camera import cell_centres, normalised
+from dsac_ros.landmarks.keypoints import Keypoints, detect, padded
+from dsac_ros.landmarks.landmarks import candidates, match, match_anywhere
 from dsac_ros.maps.bundle import MapBundle, load_map
 from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
 from dsac_ros.ransac.covariance import pose_covariance
-from dsac_ros.ransac.estimator import Solution, estimate
+from dsac_ros.ransac.estimator import estimate, soft_inliers
 from dsac_ros.ransac.problems import PointProblem, RayProblem
 from dsac_ros.records import Camera, Estimate, Frame
 from dsac_ros.tracking.integrity import judge
 
+STAGES = ('prepare', 'encoder', 'expert', 'estimator', 'landmarks', 'evidence')
+FIRST_RATIO, SECOND_RATIO = 0.85, 0.9  # descriptor distances, in the wide and in the narrow search
+SECOND_RADIUS_PX = 8.0
+MIN_ANYWHERE = 10.0  # soft inliers among the matches to anywhere, from which on their pose is the better start
 MIN_DEPTH_CELLS = 60  # fewer cells with depth than this: the frame is solved as RGB
 
 
@@ -72,7 +79,10 @@ class Localizer:
         self.encoder = shared_encoder(str(self.device))
         self.expert = bundle.expert.to(self.device)
         self.map_frame = bundle.frame_id
+        self.landmarks = bundle.landmarks.to(self.device) if bundle.landmarks and estimator.landmarks else None
         self._generator = torch.Generator(self.device)
+        # Beside the encoder: OpenCV and torch both release the interpreter.
+        self._keypoint_thread = ThreadPoolExecutor(1, 'keypoints')
 
     @classmethod
     def from_map(cls, path: str | Path, device: str = 'auto', estimator: EstimatorOptions = EstimatorOptions(),
@@ -94,6 +104,7 @@ class Localizer:
         times = [time.perf_counter()]
         grid = cell_grid(frame.camera)
         resized = cv2.resize(frame.image, (grid.width, grid.height), interpolation=cv2.INTER_AREA)
+        keypoints = self._keypoint_thread.submit(detect, resized, frame.camera) if self.landmarks else None
         depth = cell_depths(frame.depth, grid) if modality == 'rgbd' and frame.depth is not None else None
         if depth is None or np.count_nonzero(depth) < MIN_DEPTH_CELLS:
             modality, depth = 'rgb', None
@@ -106,10 +117,40 @@ class Localizer:
         self._generator.manual_seed(frame.stamp_ns & 0x7FFFFFFFFFFFFFFF)
         count = self.estimator.hypotheses_rgb if modality == 'rgb' else self.estimator.hypotheses_rgbd
         solution = estimate(problem, guidance(scales_N), count, self.estimator, self._generator)
-        covariance = pose_covariance(solution.hessian_66, solution.camera_from_map_44, self.bundle.covariance_factors[modality])
-        evidence = self._evidence(problem, solution, grid, covariance).cpu().numpy()
+        pose_44, hessian_66 = solution.camera_from_map_44, solution.hessian_66 / self.bundle.covariance_factors[modality]
+        score = torch.zeros_like(solution.score)
+        times.append(time.perf_counter())
+        if keypoints is not None:
+            pose_44, hessian_66, score = self._by_landmarks(keypoints.result(), frame.camera, pose_44, hessian_66)
+        times.append(time.perf_counter())
+        evidence = self._evidence(problem, pose_44, grid, pose_covariance(hessian_66, pose_44), score).cpu().numpy()
         times.append(time.perf_counter())
         return self._answer(frame, modality, evidence, times)
+
+    def _by_landmarks(self, keypoints: Keypoints, camera: Camera, pose_44: Tensor, hessian_66: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The pose by keypoints matched near where the first pose puts the landmarks; that first pose where too few agree."""
+        options = self.estimator
+        rays_M2, words_MD, usable_M = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in padded(keypoints))
+        pixel = min(camera.width, camera.height) / 480 / camera.fx  # one pixel of an image 480 high, on the plane z = 1
+        anywhere_M3, weights_M = match_anywhere(self.landmarks, words_MD, usable_M)
+        problem = self._landmark_problem(anywhere_M3, rays_M2[:len(weights_M)], weights_M > 0, pixel)
+        solution = estimate(problem, weights_M.double(), options.hypotheses_landmarks, options, self._generator, pose_44)
+        start_44 = torch.where(solution.score >= MIN_ANYWHERE, solution.camera_from_map_44, pose_44)
+        found = candidates(self.landmarks, start_44, rays_M2, words_MD)
+        # Wide around the first pose, then narrow around the better one: more keypoints find their landmark, fewer a wrong one.
+        for radius, ratio in ((options.landmark_radius_px, FIRST_RATIO), (SECOND_RADIUS_PX, SECOND_RATIO)):
+            points_M3, matched_M = match(found, start_44, rays_M2, usable_M, radius * pixel, ratio)
+            problem = self._landmark_problem(points_M3, rays_M2, matched_M, pixel)
+            solution = estimate(problem, matched_M.double(), options.hypotheses_landmarks, options, self._generator, start_44)
+            start_44 = solution.camera_from_map_44
+        enough = solution.score >= options.min_landmarks
+        precise_66 = solution.hessian_66 / self.bundle.covariance_factors['landmarks']
+        return (torch.where(enough, start_44, pose_44), torch.where(enough, precise_66, hessian_66),
+                torch.where(enough, solution.score, torch.zeros_like(solution.score)))
+
+    def _landmark_problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> RayProblem:
+        noise_M = torch.full_like(rays_M2[:, 0], self.estimator.landmark_noise)
+        return RayProblem(points_M3.double(), rays_M2, noise_M, usable_M, self.estimator.landmark_noise_px * pixel)
 
     def _problem(self, camera: Camera, grid: CellGrid, points_N3: Tensor, scales_N: Tensor,
                  depth_N: np.ndarray | None) -> RayProblem | PointProblem:
@@ -123,27 +164,28 @@ class Localizer:
         noise_N = self.estimator.depth_noise_floor + self.estimator.depth_noise * z_N.square()
         return PointProblem(points_N3, camera_N3, deviations_N, z_N > 0, noise_N)
 
-    def _evidence(self, problem: RayProblem | PointProblem, solution: Solution, grid: CellGrid, covariance: Tensor) -> Tensor:
-        """All that goes to the host, in one copy: map_from_camera, covariance, inliers, usable cells, spread, residual."""
-        weights = solution.weights_N
+    def _evidence(self, problem: RayProblem | PointProblem, pose_44: Tensor, grid: CellGrid, covariance: Tensor, landmarks: Tensor) -> Tensor:
+        """All that goes to the host, in one copy: map_from_camera, covariance, inliers, usable cells, spread, residual, landmarks."""
+        weights = soft_inliers(problem.residuals(pose_44[None])[0], self.estimator.inlier_sigmas)
         x, y = (torch.from_numpy(grid.rays_N2).to(self.device) - torch.from_numpy(grid.rays_N2.min(0)).to(self.device)).T
         tile = (4 * x / (x.max() + 1e-9)).clamp(max=3.99).long() * 4 + (4 * y / (y.max() + 1e-9)).clamp(max=3.99).long()
         per_tile = torch.zeros(16, dtype=weights.dtype, device=self.device).index_add_(0, tile, weights)
         spread = (per_tile > 0.05 * len(weights) / 16).double().mean()
-        distances = problem.distances(solution.camera_from_map_44[None])[0]
+        distances = problem.distances(pose_44[None])[0]
         rms = ((weights * distances.nan_to_num(0, 0, 0).square()).sum() / weights.sum().clamp(min=1e-9)).sqrt()
-        return torch.cat([se3.inverse(solution.camera_from_map_44).flatten(), covariance.flatten(),
-                          torch.stack([weights.sum(), problem.usable_N.sum().double(), spread, rms])])
+        return torch.cat([se3.inverse(pose_44).flatten(), covariance.flatten(),
+                          torch.stack([weights.sum(), problem.usable_N.sum().double(), spread, rms, landmarks])])
 
     def _answer(self, frame: Frame, modality: str, evidence: np.ndarray, times: list[float]) -> Estimate:
         map_from_camera, covariance = evidence[:16].reshape(4, 4), evidence[16:52].reshape(6, 6)
-        inliers, usable, spread, rms = map(float, evidence[52:])
+        inliers, usable, spread, rms, landmarks = map(float, evidence[52:])
         ratio = inliers / max(1.0, usable)
         entry = self.bundle.entry
-        verdict = judge(map_from_camera, covariance, inliers, ratio, spread, np.array(entry.centre), np.array(entry.extent), self.integrity)
-        stages = {name: 1e3 * (b - a) for name, a, b in zip(('prepare', 'encoder', 'expert', 'estimator'), times, times[1:])}
+        verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, np.array(entry.centre), np.array(entry.extent),
+                        self.integrity)
+        stages = {name: 1e3 * (b - a) for name, a, b in zip(STAGES, times, times[1:])}
         return Estimate(frame.stamp_ns, map_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
-                        rms * (frame.camera.fx if modality == 'rgb' else 1.0), stages)
+                        rms * (frame.camera.fx if modality == 'rgb' else 1.0), landmarks, stages)
 
 
 def guidance(scales_N: Tensor) -> Tensor:

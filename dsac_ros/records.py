@@ -75,8 +75,9 @@ class Estimate:
     """What the localizer says of one frame.
 
     covariance: (6, 6) float64 in ROS order (x, y, z, rotation about the map's fixed x, y, z), metres and radians.
-    inliers: soft inlier count; inlier_ratio: its share of the usable cells; spread: share of a 4 x 4 image grid that holds inliers.
-    residual: robust rms residual of the inliers, in pixels (rgb) or metres (rgbd). stage_times_ms: stage name -> milliseconds.
+    inliers: soft count of the cells that agree with the pose; inlier_ratio: its share of the usable cells; spread: share of a 4 x 4 image
+    grid that holds inlier cells. residual: robust rms residual of the inlier cells, in pixels (rgb) or metres (rgbd).
+    landmarks: soft count of the keypoints that agree, 0 where the pose comes from the cells alone. stage_times_ms: stage -> milliseconds.
     """
 
     stamp_ns: int
@@ -89,4 +90,5 @@ class Estimate:
     inlier_ratio: float
     spread: float
     residual: float
+    landmarks: float = 0.0
     stage_times_ms: Mapping[str, float] = field(default_factory=dict)

@@ -46,9 +46,10 @@ def run(options: argparse.Namespace) -> int:
     for line in warning_lines(source):
         print(line)
     record = bundle.training
-    print(f'{options.out}: {record["frames"]} frames, {record["samples"]} samples, {record["steps"]} steps in {record["seconds"]:.0f} s'
+    print(f'{options.out}: {record["frames"]} frames, {record["landmarks"]} landmarks, {record["samples"]} samples, '
+          f'{record["steps"]} steps in {record["seconds"]:.0f} s'
           + (' (interrupted)' if record['interrupted'] else ''))
-    for modality, errors in record['held_out'].items():
-        print(f'  {modality}: {100 * errors["median_translation_m"]:.1f} cm, {errors["median_rotation_deg"]:.2f} deg '
+    for kind, errors in record['held_out'].items():
+        print(f'  {kind}: {100 * errors["median_translation_m"]:.1f} cm, {errors["median_rotation_deg"]:.2f} deg '
               f'in the median of {errors["frames"]} frames held out')
     return 0

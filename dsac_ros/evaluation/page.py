@@ -12,7 +12,7 @@ from dsac_ros.evaluation.records import FrameResult
 from dsac_ros.evaluation.tables import stage_names
 
 NO_ERRORS = 'The source has no reference poses, so there are no errors.'
-STYLE = """
+STYLE = '''
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 1000px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.6em; margin-bottom: 0 } h2 { font-size: 1.2em; margin-top: 2em } p.under { color: #555; margin-top: .2em }
 table { border-collapse: collapse; margin: .6em 0 } td, th { padding: .2em .9em .2em 0; text-align: left; vertical-align: top }
@@ -21,7 +21,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums } i
 .tiles { display: flex; flex-wrap: wrap; gap: .8em; margin: 1.2em 0 }
 .tile { border: 1px solid #ddd; border-radius: 6px; padding: .5em 1em; min-width: 8.5em }
 .tile b { display: block; font-size: 1.5em } .tile span { color: #555; font-size: .9em } code { overflow-wrap: anywhere }
-"""
+'''
 
 
 def render(results: Sequence[FrameResult], summary: Mapping[str, Any]) -> str:

@@ -19,12 +19,16 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from dsac_ros.errors import MapError
+from dsac_ros.landmarks.keypoints import DIMENSIONS
+from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.networks.encoder import CHANNELS, ENCODER_ID, WEIGHTS_SHA256
 from dsac_ros.networks.expert import Expert
 
 FORMAT = 1
 MAX_EXPERT_BYTES = 64 << 20
 MAX_MANIFEST_BYTES = 1 << 20
+MAX_LANDMARKS = 200_000
+COVARIANCE_KEYS = ('rgb', 'rgbd', 'landmarks')
 
 
 @dataclass(frozen=True)
@@ -40,21 +44,23 @@ class ExpertEntry:
 
 @dataclass(frozen=True)
 class MapBundle:
-    """A map in memory. covariance_factors: modality -> factor on the inverse Hessian. training: how it was made, for people."""
+    """A map in memory. covariance_factors: what the pose comes from (rgb, rgbd, landmarks) -> factor on the inverse Hessian.
+    training: how it was made, for people."""
 
     frame_id: str
     entry: ExpertEntry
     expert: Expert
+    landmarks: Landmarks | None
     covariance_factors: dict[str, float]
     training: dict[str, Any] = field(default_factory=dict)
 
 
-def save_map(path: str | Path, frame_id: str, name: str, expert: Expert, covariance_factors: dict[str, float],
+def save_map(path: str | Path, frame_id: str, name: str, expert: Expert, landmarks: Landmarks | None, covariance_factors: dict[str, float],
              centre: list[float], extent: list[float], training: dict[str, Any], overwrite: bool = False) -> MapBundle:
     """Write a bundle beside its place and rename it, so that a crash never leaves half a map. Raises MapError."""
     path = Path(path)
     check_place(path, overwrite)
-    data = save_tensors(_compact(expert))
+    data = save_tensors(_compact(expert) | (landmarks.tensors() if landmarks else {}))
     entry = ExpertEntry(name, f'experts/{name}.safetensors', hashlib.sha256(data).hexdigest(), centre, extent)
     manifest = {'format': FORMAT, 'frame_id': frame_id, 'encoder': {'id': ENCODER_ID, 'sha256': WEIGHTS_SHA256},
                 'experts': [asdict(entry)], 'covariance_factors': covariance_factors, 'training': training}
@@ -82,7 +88,7 @@ def save_map(path: str | Path, frame_id: str, name: str, expert: Expert, covaria
         raise MapError(f'{path}: cannot be written: {error.strerror}') from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return MapBundle(frame_id, entry, expert, covariance_factors, training)
+    return MapBundle(frame_id, entry, expert, landmarks, covariance_factors, training)
 
 
 def check_place(path: Path, overwrite: bool) -> None:
@@ -116,11 +122,16 @@ def load_map(path: str | Path) -> MapBundle:
         raise MapError(f'{manifest_path}: experts: expected a list of one, found {_brief(experts)}')
     entry = _entry(manifest_path, experts[0])
     factors = manifest.get('covariance_factors')
-    if not isinstance(factors, dict) or set(factors) != {'rgb', 'rgbd'} or not all(
+    if not isinstance(factors, dict) or set(factors) != set(COVARIANCE_KEYS) or not all(
             isinstance(v, float) and 0 < v < 1e9 for v in factors.values()):
-        raise MapError(f'{manifest_path}: covariance_factors: expected positive numbers for rgb and rgbd, found {_brief(factors)}')
+        raise MapError(f'{manifest_path}: covariance_factors: expected positive numbers for {", ".join(COVARIANCE_KEYS)}, '
+                       f'found {_brief(factors)}')
     training = manifest.get('training')
-    return MapBundle(frame_id, entry, _load_expert(path, entry), factors, training if isinstance(training, dict) else {})
+    tensors = _load_tensors(path, entry)
+    landmarks = {name: tensors.pop(name) for name in list(tensors) if name.startswith('landmarks.')}
+    file = path / entry.file
+    return MapBundle(frame_id, entry, _build(file, tensors), _landmarks(file, landmarks) if landmarks else None, factors,
+                     training if isinstance(training, dict) else {})
 
 
 def _brief(value: Any) -> str:
@@ -160,7 +171,7 @@ def _entry(path: Path, values: Any) -> ExpertEntry:
     return ExpertEntry(**values)
 
 
-def _load_expert(path: Path, entry: ExpertEntry) -> Expert:
+def _load_tensors(path: Path, entry: ExpertEntry) -> dict[str, torch.Tensor]:
     file = path / entry.file
     try:
         size = file.stat().st_size
@@ -173,10 +184,9 @@ def _load_expert(path: Path, entry: ExpertEntry) -> Expert:
     if found != entry.sha256:
         raise MapError(f'{file}: sha256 is {found[:12]}..., the manifest says {entry.sha256[:12]}...; the file is damaged, copy the map again')
     try:
-        tensors = load_tensors(data)
+        return load_tensors(data)
     except Exception as error:  # safetensors raises its own class, ValueError or struct errors by the kind of damage
         raise MapError(f'{file}: no safetensors file: {error}') from error
-    return _build(file, tensors)
 
 
 def _build(file: Path, tensors: dict[str, torch.Tensor]) -> Expert:
@@ -196,6 +206,22 @@ def _build(file: Path, tensors: dict[str, torch.Tensor]) -> Expert:
         raise MapError(f'{file}: expected finite numbers in float16 or float32')
     expert.load_state_dict({name: value.float() for name, value in tensors.items()})
     return expert.eval().requires_grad_(False)
+
+
+def _landmarks(file: Path, tensors: dict[str, torch.Tensor]) -> Landmarks:
+    expected = {'landmarks.points': (3, torch.float32), 'landmarks.views': (3, torch.float16),
+                'landmarks.descriptors': (DIMENSIONS, torch.uint8)}
+    if sorted(tensors) != sorted(expected):
+        raise MapError(f'{file}: landmarks: expected {", ".join(expected)}; found {", ".join(sorted(tensors))[:200]}')
+    count = len(tensors['landmarks.points']) if tensors['landmarks.points'].ndim else 0
+    for name, (columns, dtype) in expected.items():
+        value = tensors[name]
+        if value.dtype != dtype or tuple(value.shape) != (count, columns) or not 0 < count <= MAX_LANDMARKS:
+            raise MapError(f'{file}: tensor {name}: expected shape (1 to {MAX_LANDMARKS}, {columns}) of {dtype}, '
+                           f'found {tuple(value.shape)} of {value.dtype}')
+        if not value.isfinite().all():
+            raise MapError(f'{file}: tensor {name}: expected finite numbers')
+    return Landmarks.from_tensors(tensors)
 
 
 def _compact(expert: Expert) -> dict[str, torch.Tensor]:

@@ -25,17 +25,21 @@ class Solution:
 
 
 def estimate(problem: RayProblem | PointProblem, sampling_weights_N: Tensor, hypotheses: int, options: EstimatorOptions,
-             generator: torch.Generator) -> Solution:
+             generator: torch.Generator, start_44: Tensor | None = None) -> Solution:
     """The pose that most correspondences agree on.
 
     Args:
         problem: float64 correspondences.
         sampling_weights_N: learned guidance, zero for cells that may not be drawn.
         hypotheses: number of minimal sets (all roots of each are scored).
+        start_44: a camera_from_map that competes with them.
     """
     weights_N = torch.where(problem.usable_N, sampling_weights_N, torch.zeros_like(sampling_weights_N))
     sets_K3 = draw_minimal_sets(weights_N, hypotheses, options.uniform_share, generator)
     poses_K44, valid_K = problem.solve(sets_K3)
+    if start_44 is not None:
+        poses_K44 = torch.cat([poses_K44, start_44[None]])
+        valid_K = torch.cat([valid_K, torch.ones_like(valid_K[:1])])
     scores_K = soft_inliers(problem.residuals(poses_K44.float()), options.inlier_sigmas).sum(-1)
     scores_K = torch.where(valid_K, scores_K, torch.full_like(scores_K, -1))
     top = scores_K.topk(min(options.refined, len(scores_K))).indices

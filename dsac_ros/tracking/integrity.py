@@ -8,21 +8,23 @@ from dsac_ros.records import Verdict
 
 
 def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, inlier_ratio: float, spread: float,
-          centre: np.ndarray, extent: np.ndarray, options: IntegrityOptions) -> Verdict:
+          landmarks: float, centre: np.ndarray, extent: np.ndarray, options: IntegrityOptions) -> Verdict:
     """Every test that fails is named.
 
     Args:
-        covariance: (6, 6) in ROS order. inliers, inlier_ratio, spread: as in records.Estimate.
+        covariance: (6, 6) in ROS order. inliers, inlier_ratio, spread, landmarks: as in records.Estimate. Enough landmarks, each a match
+            of a descriptor to a pixel or two, speak for a pose by themselves; without them the cells have to.
         centre, extent: of the map's scene coordinates [m]; a camera far outside of them cannot see what it claims to.
     """
-    if not (np.isfinite(map_from_camera).all() and np.isfinite(covariance).all() and np.isfinite([inliers, inlier_ratio, spread]).all()):
+    if not all(np.isfinite(part).all() for part in (map_from_camera, covariance, [inliers, inlier_ratio, spread, landmarks])):
         return Verdict(False, ('not_finite',))
     deviation_m = float(np.sqrt(max(0.0, np.linalg.eigvalsh(covariance[:3, :3])[-1])))
     deviation_rad = float(np.sqrt(max(0.0, np.linalg.eigvalsh(covariance[3:, 3:])[-1])))
     outside = np.abs(map_from_camera[:3, 3] - centre) > extent / 2 + options.map_margin
-    failed = (('few_inliers', inliers < options.min_inliers),
-              ('low_inlier_ratio', inlier_ratio < options.min_inlier_ratio),
-              ('low_spread', spread < options.min_spread),
+    by_cells = landmarks < options.min_landmarks
+    failed = (('few_inliers', by_cells and inliers < options.min_inliers),
+              ('low_inlier_ratio', by_cells and inlier_ratio < options.min_inlier_ratio),
+              ('low_spread', by_cells and spread < options.min_spread),
               ('uncertain_position', deviation_m > options.max_position_deviation),
               ('uncertain_rotation', deviation_rad > options.max_rotation_deviation),
               ('outside_map', bool(outside.any())))

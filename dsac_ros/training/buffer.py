@@ -18,7 +18,6 @@ from dsac_ros.networks.encoder import STRIDE, Encoder, image_to_tensor, input_si
 from dsac_ros.records import Frame
 from dsac_ros.training.augmentation import augmented_view, clean_view
 
-
 MIN_VIEWS = 20  # however little time there is
 
 
@@ -81,7 +80,7 @@ def fill(frames: list[Frame], encoder: Encoder, targets: Targets, need_target: b
         width, height = input_size(frame.camera.width, frame.camera.height)
         cells = cell_centres(width, height, STRIDE)
         for view_index in range(1 + augmented):
-            view = (augmented_view(frame.image, width, height, cells, rng) if view_index
+            view = (augmented_view(frame.image, width, height, cells, frame.camera.fx, rng) if view_index
                     else clean_view(frame.image, width, height, cells))
             pixels = view.source_px.reshape(-1, 2)
             points = targets(index, frame, pixels)

@@ -22,6 +22,7 @@ from dsac_ros.config import MappingOptions
 from dsac_ros.data.checks import check_consistency
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DataError
+from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.localizer import resolve_device
 from dsac_ros.maps.bundle import MapBundle, check_place, save_map
 from dsac_ros.networks.encoder import shared_encoder
@@ -29,7 +30,7 @@ from dsac_ros.records import Frame
 from dsac_ros.training.buffer import Buffer, Targets, depth_targets, fill, usable_views
 from dsac_ros.training.calibration import calibrate
 from dsac_ros.training.head import Head, train_head
-from dsac_ros.training.triangulation import triangulated_targets
+from dsac_ros.training.triangulation import to_landmarks, triangulate_frames, triangulated_targets
 
 HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
 MIN_FRAMES = 10
@@ -51,23 +52,26 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     training, held_out, left_out = read_frames(source, options)
     check_consistency(training[:: max(1, len(training) // 24)], name=str(getattr(source, 'path', 'the data')))
     encoder = shared_encoder(str(where))
-    targets: Targets = depth_targets
     rng = np.random.default_rng(options.seed)
     frames, augmented = usable_views(training, encoder, where, (deadline - time.monotonic()) * options.encoding_share, options.augmented)
-    if options.rgb_only:
-        targets = triangulated_targets(frames, start + 60 * options.minutes * TRIANGULATION_SHARE, quiet)
+    targets: Targets = depth_targets
+    landmarks = None
+    if options.landmarks or options.rgb_only:
+        found = triangulate_frames(frames, not options.rgb_only, start + 60 * options.minutes * TRIANGULATION_SHARE, quiet)
+        landmarks = to_landmarks(found, frames, options.landmarks, rng) if options.landmarks else None
+        targets = triangulated_targets(found) if options.rgb_only else depth_targets
     with bar('encode', len(frames), quiet) as progress:
         buffer = fill(frames, encoder, targets, not options.rgb_only, options.capacity, augmented, rng, where, progress.update)
     points = known_points(buffer)
     # Calibration localises the held-out frames with the finished head; a tenth of a second each on a slow core.
-    train_until = deadline - 0.25 * len(held_out) - 2
+    train_until = deadline - 0.5 * len(held_out) - 2
     with stop_on_interrupt() as stopped:
         head = train_head(buffer, options, train_until, stopped, quiet)
     low, high = np.quantile(points, [0.01, 0.99], axis=0)
     centre, extent = ((low + high) / 2).tolist(), (high - low).tolist()
-    factors, errors = calibrate(head.expert, held_out, source.map_frame, centre, extent, where, not options.rgb_only)
-    record = describe(options, head, buffer, left_out, errors, len(frames), len(held_out), time.monotonic() - start, where)
-    return save_map(out, source.map_frame, name, head.expert.cpu(), factors, centre, extent, record, overwrite)
+    factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only)
+    record = describe(options, head, buffer, landmarks, left_out, errors, len(frames), len(held_out), time.monotonic() - start, where)
+    return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite)
 
 
 def read_frames(source: FrameSource, options: MappingOptions) -> tuple[list[Frame], list[Frame], Counter[str]]:
@@ -102,12 +106,12 @@ def known_points(buffer: Buffer) -> np.ndarray:
     return points
 
 
-def describe(options: MappingOptions, head: Head, buffer: Buffer, left_out: Counter[str], errors: dict[str, Any], frames: int,
-             held_out: int, seconds: float, device: torch.device) -> dict[str, Any]:
+def describe(options: MappingOptions, head: Head, buffer: Buffer, landmarks: Landmarks | None, left_out: Counter[str],
+             errors: dict[str, Any], frames: int, held_out: int, seconds: float, device: torch.device) -> dict[str, Any]:
     """What the manifest says of how the map was made."""
     return {'created': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'options': asdict(options), 'device': device.type,
             'seconds': round(seconds, 1), 'frames': frames, 'held_out_frames': held_out, 'left_out': dict(left_out),
-            'samples': len(buffer.features_SC), 'steps': head.steps, 'median_coordinate_error_m': round(head.median_error_m, 4),
+            'landmarks': 0 if landmarks is None else len(landmarks.points_L3), 'samples': len(buffer.features_SC), 'steps': head.steps, 'median_coordinate_error_m': round(head.median_error_m, 4),
             'interrupted': head.interrupted, 'held_out': errors}
 
 

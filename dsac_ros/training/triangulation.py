@@ -1,11 +1,15 @@
-"""Depth from RGB and poses alone: SIFT keypoints matched along epipolar lines between views and triangulated.
+"""Keypoints of posed frames -> points of the map: matched along epipolar lines between views and triangulated, with depth where there is any.
 
-In minutes a reprojection loss cannot find out how far things are; a few hundred triangulated points a frame can tell it.
+They become the landmarks of a map, and without depth the targets of its head: in minutes a reprojection loss cannot find out how far
+things are, a few hundred triangulated points a frame can tell it.
 """
 from __future__ import annotations
 
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -14,69 +18,85 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from dsac_ros.geometry.camera import normalised
+from dsac_ros.landmarks.keypoints import Keypoints, detect
+from dsac_ros.landmarks.landmarks import Landmarks
+from dsac_ros.networks.encoder import input_size
 from dsac_ros.records import Frame
 from dsac_ros.training.buffer import Targets
 
-KEYPOINTS = 1000
 PARTNERS = 8
 MAX_ANGLE_DEG = 35.0  # between the optical axes of two views that are matched
 EPIPOLAR_PX = 2.0
 RATIO = 0.85  # of the distances to the best and second best descriptor in the epipolar band
 MIN_VIEWS = 3
-MIN_PARALLAX_DEG = 1.5
+MIN_PARALLAX_DEG = 3.0  # where depth does not say how far a point is
+DEPTH_DEVIATION_M = 0.02
+MAX_DEPTH_STEP = 0.05  # of the depth, around a keypoint: at an edge its depth is a guess
 REACH_PX = 10.0  # a cell takes the depth of a keypoint this near
 
 
 @dataclass(frozen=True)
-class Keypoints:
-    """Of one frame: pixels_M2, rays_M3 (x/z, y/z, 1), descriptors_MD with unit length; f: focal length [px]."""
+class FramePoints:
+    """Of one frame: pixels_M2 and depths_M [m] of the keypoints that views agree on, their points_M3 [m, map] and descriptors_MD."""
 
     pixels_M2: np.ndarray
-    rays_M3: np.ndarray
-    descriptors_MD: torch.Tensor
-    f: float
+    depths_M: np.ndarray
+    points_M3: np.ndarray
+    descriptors_MD: np.ndarray
 
 
-def triangulated_targets(frames: list[Frame], deadline: float, quiet: bool = False) -> Targets:
-    """Triangulate keypoints of all frames (as far as `deadline`, time.monotonic(), allows; random order); a look-up of targets.
-
-    A cell's scene coordinate lies on its own ray at the depth of the nearest triangulated keypoint within REACH_PX.
-    """
-    keypoints = [detect(frame) for frame in tqdm(frames, desc='keypoints', disable=quiet, unit='frame', dynamic_ncols=True)]
+def triangulate_frames(frames: list[Frame], use_depth: bool, deadline: float, quiet: bool = False) -> dict[int, FramePoints]:
+    """Triangulate the keypoints of all frames, in random order as far as `deadline` (time.monotonic()) allows."""
     poses = np.stack([frame.map_from_camera for frame in frames])
-    order = np.random.default_rng(0).permutation(len(frames))
-    found: dict[str, tuple[cKDTree, np.ndarray]] = {}
-    for index in tqdm(order, desc='triangulate', disable=quiet, unit='frame', dynamic_ncols=True):
-        if time.monotonic() > deadline:
-            break
-        pixels, depths = triangulate(index, keypoints, poses)
-        if len(pixels):
-            found[index] = cKDTree(pixels), depths
+    found: dict[int, FramePoints] = {}
+
+    def solve(index: int) -> None:
+        if time.monotonic() < deadline:
+            points = triangulate(index, keypoints, poses, frames[index] if use_depth else None, frames[index].camera.fx)
+            if len(points.pixels_M2):
+                found[index] = points
+
+    # Threads suffice: OpenCV and the matrix products release the interpreter.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        progress = partial(tqdm, total=len(frames), disable=quiet, unit='frame', dynamic_ncols=True)
+        keypoints = list(progress(pool.map(detect_in, frames), desc='keypoints'))
+        order = np.random.default_rng(0).permutation(len(frames)).tolist()
+        list(progress(pool.map(solve, order), desc='triangulate'))
+    return found
+
+
+def detect_in(frame: Frame) -> Keypoints:
+    """The keypoints as the localizer will see them."""
+    resized = cv2.resize(frame.image, input_size(frame.camera.width, frame.camera.height), interpolation=cv2.INTER_AREA)
+    return detect(resized, frame.camera)
+
+
+def triangulated_targets(found: dict[int, FramePoints]) -> Targets:
+    """A look-up of scene coordinates: on the cell's own ray at the depth of the nearest triangulated keypoint within REACH_PX."""
+    trees = {index: cKDTree(points.pixels_M2) for index, points in found.items()}
 
     def targets(index: int, frame: Frame, pixels: np.ndarray) -> np.ndarray:
         out = np.full((len(pixels), 3), np.nan)
-        if index in found:
-            tree, depths = found[index]
-            distance, nearest = tree.query(pixels, distance_upper_bound=REACH_PX)
+        if index in trees:
+            distance, nearest = trees[index].query(pixels, distance_upper_bound=REACH_PX)
             near = np.isfinite(distance)
             rays = np.column_stack([normalised(frame.camera, pixels[near]), np.ones(near.sum())])
-            points = rays * depths[nearest[near]][:, None]
+            points = rays * found[index].depths_M[nearest[near]][:, None]
             out[near] = points @ frame.map_from_camera[:3, :3].T + frame.map_from_camera[:3, 3]
         return out
 
     return targets
 
 
-def detect(frame: Frame) -> Keypoints:
-    """SIFT keypoints with RootSIFT descriptors (Arandjelovic & Zisserman 2012)."""
-    grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
-    points, words = cv2.SIFT_create(KEYPOINTS, contrastThreshold=0.02).detectAndCompute(grey, None)
-    if words is None:
-        return Keypoints(np.zeros((0, 2)), np.zeros((0, 3)), torch.zeros(0, 128), frame.camera.fx)
-    pixels = np.array([p.pt for p in points], np.float64)
-    rays = np.column_stack([normalised(frame.camera, pixels), np.ones(len(pixels))])
-    words = np.sqrt(words / np.maximum(words.sum(1, keepdims=True), 1e-9))
-    return Keypoints(pixels, rays, torch.from_numpy(words.astype(np.float32)), frame.camera.fx)
+def to_landmarks(found: dict[int, FramePoints], frames: list[Frame], most: int, rng: np.random.Generator) -> Landmarks | None:
+    """A random choice of at most `most` of all triangulated keypoints; None where there are none."""
+    if not found:
+        return None
+    points = np.concatenate([p.points_M3 for p in found.values()])
+    views = np.concatenate([frames[i].map_from_camera[:3, 3] - p.points_M3 for i, p in found.items()])
+    words = np.concatenate([p.descriptors_MD for p in found.values()])
+    kept = np.sort(rng.permutation(len(points))[:most])
+    return Landmarks(*(torch.from_numpy(array[kept]).float() for array in (points, views, words)))
 
 
 def choose_partners(index: int, poses_F44: np.ndarray) -> np.ndarray:
@@ -88,58 +108,82 @@ def choose_partners(index: int, poses_F44: np.ndarray) -> np.ndarray:
     return nearest[np.unique(np.linspace(0, len(nearest) - 1, PARTNERS).astype(int))] if len(nearest) else nearest
 
 
-def triangulate(index: int, keypoints: list[Keypoints], poses_F44: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (M, 2) of the keypoints of one frame that MIN_VIEWS views agree on, and their depths (M,) [m]."""
-    own = keypoints[index]
-    partners = choose_partners(index, poses_F44)
+def triangulate(index: int, keypoints: list[Keypoints], poses_F44: np.ndarray, measured: Frame | None, focal_px: float) -> FramePoints:
+    """The keypoints of one frame that MIN_VIEWS views agree on.
+
+    Args:
+        measured: the frame itself where its depth is to be used, beside the rays; then little parallax is enough.
+        focal_px: of the source image, to turn angles into pixels.
+    """
+    own, pose = keypoints[index], poses_F44[index]
     count = len(own.pixels_M2)
-    if not count or not len(partners):
-        return np.zeros((0, 2)), np.zeros(0)
-    views = np.concatenate([[index], partners])
+    depth = keypoint_depths(measured, own.pixels_M2) if measured is not None else np.full(count, np.nan)
+    views = np.concatenate([[index], choose_partners(index, poses_F44)])
     directions = np.zeros((len(views), count, 3))
     seen = np.zeros((len(views), count), bool)
     for row, view in enumerate(views):
         other = keypoints[view]
-        match = np.arange(count) if row == 0 else match_epipolar(own, other, np.linalg.inv(poses_F44[view]) @ poses_F44[index])
+        match = np.arange(count) if row == 0 else match_epipolar(own, other, np.linalg.inv(poses_F44[view]) @ pose, focal_px)
         seen[row] = match >= 0
-        if len(other.rays_M3):
-            rays = other.rays_M3[np.maximum(match, 0)] @ poses_F44[view][:3, :3].T
+        if len(other.rays_M2):
+            rays = homogeneous(other.rays_M2)[np.maximum(match, 0)] @ poses_F44[view][:3, :3].T
             directions[row] = rays / np.linalg.norm(rays, axis=1, keepdims=True)
     centres = poses_F44[views, :3, 3]
-    points = meet(directions, centres, seen)
+    along_own = homogeneous(own.rays_M2) @ pose[:3, :3].T
+    prior = np.where(np.isfinite(depth)[:, None], centres[0] + along_own * np.nan_to_num(depth)[:, None], np.nan)
+    points = meet(directions, centres, seen, prior, focal_px)
+    good = seen
     for _ in range(2):
         offset = points[None] - centres[:, None]
-        along = (offset * directions).sum(-1)
-        angle = np.linalg.norm(offset - along[..., None] * directions, axis=-1) / np.maximum(along, 1e-9)
-        good = seen & (along > 0) & (angle * own.f < EPIPOLAR_PX)
+        ahead = (offset * directions).sum(-1)
+        angle = np.linalg.norm(offset - ahead[..., None] * directions, axis=-1) / np.maximum(ahead, 1e-9)
+        good = seen & (ahead > 0) & (angle * focal_px < EPIPOLAR_PX)
         good[0] = True
-        points = meet(directions, centres, good)
+        points = meet(directions, centres, good, prior, focal_px)
     cosines = np.where(good, (directions * directions[:1]).sum(-1), 1.0)
-    parallax = np.degrees(np.arccos(np.clip(cosines, -1, 1))).max(0)
-    inverse = np.linalg.inv(poses_F44[index])
-    depth = points @ inverse[2, :3] + inverse[2, 3]
-    keep = (good.sum(0) >= MIN_VIEWS) & (parallax > MIN_PARALLAX_DEG) & (depth > 0)
-    return own.pixels_M2[keep], depth[keep]
+    parallax = np.degrees(np.arccos(np.clip(cosines, -1, 1))).max(0) if count else np.zeros(0)
+    found = ((points - centres[0]) @ pose[:3, :3])[:, 2]
+    known = np.isfinite(depth)
+    told = np.where(known, np.abs(found - np.nan_to_num(depth)) < 0.1 * found, parallax > MIN_PARALLAX_DEG)
+    keep = (good.sum(0) >= MIN_VIEWS) & told & (found > 0)
+    return FramePoints(own.pixels_M2[keep], found[keep], points[keep], own.descriptors_MD[keep])
 
 
-def meet(directions_VM3: np.ndarray, centres_V3: np.ndarray, used_VM: np.ndarray) -> np.ndarray:
-    """Points (M, 3) with the least squared distance to the used rays."""
-    across = (np.eye(3) - directions_VM3[..., None] * directions_VM3[..., None, :]) * used_VM[..., None, None]
-    normal = across.sum(0) + 1e-9 * np.eye(3)
-    return np.linalg.solve(normal, np.einsum('vmij,vj->mi', across, centres_V3)[..., None])[..., 0]
+def keypoint_depths(frame: Frame, pixels_M2: np.ndarray) -> np.ndarray:
+    """Median depth (M,) of the 5 x 5 pixels around each keypoint; NaN at depth edges and where there is none."""
+    x = np.clip(np.rint(pixels_M2[:, 0]).astype(int), 2, frame.camera.width - 3)
+    y = np.clip(np.rint(pixels_M2[:, 1]).astype(int), 2, frame.camera.height - 3)
+    window = frame.depth[y[:, None, None] + np.arange(-2, 3)[:, None], x[:, None, None] + np.arange(-2, 3)].reshape(len(x), 25)
+    low, high = window.min(1), window.max(1)
+    return np.where((low > 0) & (high < (1 + MAX_DEPTH_STEP) * low), np.median(window, 1), np.nan)
 
 
-def match_epipolar(first: Keypoints, second: Keypoints, second_from_first: np.ndarray) -> np.ndarray:
+def homogeneous(rays_M2: np.ndarray) -> np.ndarray:
+    return np.column_stack([rays_M2, np.ones(len(rays_M2))])
+
+
+def meet(directions_VM3: np.ndarray, centres_V3: np.ndarray, used_VM: np.ndarray, prior_M3: np.ndarray, focal_px: float) -> np.ndarray:
+    """Points (M, 3) closest to the used rays (one pixel of noise each) and to where the first view's depth puts them (NaN: nowhere)."""
+    known = np.isfinite(prior_M3).all(1)
+    distance = np.where(known, np.linalg.norm(np.nan_to_num(prior_M3) - centres_V3[0], axis=1), 1.0)
+    across = (np.eye(3) - directions_VM3[..., None] * directions_VM3[..., None, :]) * (used_VM * (focal_px / distance) ** 2)[..., None, None]
+    along = directions_VM3[0, :, :, None] * directions_VM3[0, :, None, :] * (known / DEPTH_DEVIATION_M ** 2)[:, None, None]
+    normal = across.sum(0) + along + 1e-9 * np.eye(3)
+    right = np.einsum('vmij,vj->mi', across, centres_V3) + np.einsum('mij,mj->mi', along, np.nan_to_num(prior_M3))
+    return np.linalg.solve(normal, right[..., None])[..., 0]
+
+
+def match_epipolar(first: Keypoints, second: Keypoints, second_from_first: np.ndarray, focal_px: float) -> np.ndarray:
     """For each keypoint of the first view the index of its match in the second, -1 without one (mutual, ratio test in the band)."""
     none = np.full(len(first.pixels_M2), -1)
-    if len(second.pixels_M2) < 2:
+    if not len(first.pixels_M2) or len(second.pixels_M2) < 2:
         return none
     x, y, z = second_from_first[:3, 3]
     essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ second_from_first[:3, :3]
-    lines = torch.from_numpy((first.rays_M3 @ essential.T).astype(np.float32))
+    lines = torch.from_numpy((homogeneous(first.rays_M2) @ essential.T).astype(np.float32))
     lines = lines / lines[:, :2].norm(dim=1, keepdim=True).clamp(min=1e-12)
-    band = (lines @ torch.from_numpy(second.rays_M3.astype(np.float32)).T).abs() * second.f < EPIPOLAR_PX
-    square = (2 - 2 * first.descriptors_MD @ second.descriptors_MD.T).clamp(min=0)
+    band = (lines @ torch.from_numpy(homogeneous(second.rays_M2).astype(np.float32)).T).abs() * focal_px < EPIPOLAR_PX
+    square = (2 - 2 * torch.from_numpy(first.descriptors_MD) @ torch.from_numpy(second.descriptors_MD).T).clamp(min=0)
     square = torch.where(band, square, torch.full_like(square, 4.0))
     best, match = square.topk(2, dim=1, largest=False)
     mutual = square.argmin(0)[match[:, 0]] == torch.arange(len(square))

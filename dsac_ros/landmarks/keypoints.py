@@ -1,0 +1,50 @@
+"""Keypoints of an image at the encoder's input size: sub-pixel places with descriptors, for what a grid of cells is too coarse for."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dsac_ros.geometry.camera import normalised
+from dsac_ros.records import Camera
+
+COUNT = 600
+CONTRAST = 0.02
+DIMENSIONS = 128
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """Strongest first. pixels_M2: of the source image. rays_M2: (x/z, y/z), undistorted. descriptors_MD: float32 of unit length."""
+
+    pixels_M2: np.ndarray
+    rays_M2: np.ndarray
+    descriptors_MD: np.ndarray
+
+
+def detect(resized: np.ndarray, camera: Camera) -> Keypoints:
+    """SIFT (Lowe 2004) with RootSIFT descriptors (Arandjelovic & Zisserman 2012).
+
+    Args:
+        resized: (h, w, 3) uint8, the image at the encoder's input size: there SIFT takes a quarter of the time, and its first octave,
+            which doubles the image, sees the detail of the source. camera: of the source image.
+    """
+    detector = cv2.SIFT_create(COUNT, contrastThreshold=CONTRAST, enable_precise_upscale=True)
+    points, words = detector.detectAndCompute(cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY), None)
+    if words is None:
+        return Keypoints(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, DIMENSIONS), np.float32))
+    order = np.argsort([-p.response for p in points], kind='stable')
+    points, words = [points[i] for i in order], words[order]
+    scale = [camera.width / resized.shape[1], camera.height / resized.shape[0]]
+    pixels = (np.array([p.pt for p in points], np.float64) + 0.5) * scale - 0.5
+    words = np.sqrt(words / np.maximum(words.sum(1, keepdims=True), 1e-9)).astype(np.float32)
+    return Keypoints(pixels, normalised(camera, pixels), words)
+
+
+def padded(keypoints: Keypoints, count: int = COUNT) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rays (count, 2), descriptors (count, D) and a mask (count,): one shape for every image."""
+    number = min(len(keypoints.rays_M2), count)
+    rays, words = np.zeros((count, 2)), np.zeros((count, DIMENSIONS), np.float32)
+    rays[:number], words[:number] = keypoints.rays_M2[:number], keypoints.descriptors_MD[:number]
+    return rays, words, np.arange(count) < number
