@@ -46,6 +46,10 @@ digest() { sha256sum | cut -d' ' -f1; }
 # 2. Virtual environment. Moved or copied ones do not work, so the path is part of the key.
 key="$venv $("$python" -c 'import sys; print(sys.version_info[:2], sys.base_prefix)')"
 if ! done_already "$venv/.stamp-venv" "$key"; then
+  # Our own may be made anew; one that somebody named and that we have not made must not be emptied.
+  if [ -n "${VENV:-}" ] && [ -e "$venv" ] && [ ! -f "$venv/.stamp-venv" ]; then
+    die "$venv was not made by this script; name a new folder, or use it as it is: VENV=$venv source tools/env.sh"
+  fi
   say "virtual environment $venv ($("$python" --version))"
   options=(--clear)
   case "$flavour" in distro-*) options+=(--system-site-packages) ;; esac
