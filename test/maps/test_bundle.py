@@ -1,0 +1,364 @@
+"""The map bundle: what is saved comes back, and every damage is one MapError that names the file."""
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+
+from dsac_ros.errors import MapError
+from dsac_ros.landmarks.keypoints import DIMENSIONS
+from dsac_ros.landmarks.landmarks import Landmarks
+from dsac_ros.maps import bundle as module
+from dsac_ros.maps.bundle import MapBundle, load_map, save_map
+from dsac_ros.networks.encoder import CHANNELS
+from dsac_ros.networks.expert import Expert
+
+FACTORS = {'rgb': 12.5, 'rgbd': 3.25, 'landmarks': 2.0}
+
+
+def expert(seed: int = 0) -> Expert:
+    torch.manual_seed(seed)
+    made = Expert(CHANNELS, 16, 4)
+    made.centres.copy_(torch.randn(4, 3) * 50)
+    made.feature_mean.normal_()
+    made.offset_scale.fill_(0.31)
+    return made.eval()
+
+
+def landmarks(count: int = 30) -> Landmarks:
+    g = torch.Generator().manual_seed(5)
+    words = torch.nn.functional.normalize(torch.rand(count, DIMENSIONS, generator=g), dim=1)
+    return Landmarks(torch.randn(count, 3, generator=g) * 20, torch.randn(count, 3, generator=g), words)
+
+
+def saved(path: Path, seed: int = 0, overwrite: bool = False, **changed: Any) -> MapBundle:
+    arguments = dict(frame_id='map', name='room', expert=expert(seed), landmarks=landmarks(), covariance_factors=FACTORS,
+                     centre=[1.0, -2.0, 0.5], extent=[4.0, 5.0, 2.5], training={'steps': 7, 'held_out': {}})
+    return save_map(path, **{**arguments, **changed}, overwrite=overwrite)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    saved(tmp_path / 'maps' / 'kitchen.dsacmap')
+    return tmp_path / 'maps' / 'kitchen.dsacmap'
+
+
+def manifest(path: Path) -> dict[str, Any]:
+    return yaml.safe_load((path / 'manifest.yaml').read_text())
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    values = manifest(path)
+    change(values)
+    (path / 'manifest.yaml').write_text(yaml.safe_dump(values))
+
+
+def replace_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Change tensors and make the hash fit, as a stranger could."""
+    file = path / 'experts' / 'room.safetensors'
+    tensors = load(file.read_bytes())
+    change(tensors)
+    data = save(tensors)
+    file.write_bytes(data)
+    rewrite(path, lambda m: m['experts'][0].update(sha256=hashlib.sha256(data).hexdigest()))
+
+
+def refused(path: Path, *words: str) -> str:
+    with pytest.raises(MapError) as caught:
+        load_map(path)
+    message = str(caught.value)
+    assert str(path) in message and '\n' not in message and len(message) < 900
+    for word in words:
+        assert word in message, message
+    return message
+
+
+def test_round_trip(path: Path) -> None:
+    loaded = load_map(path)
+    assert (loaded.frame_id, loaded.covariance_factors, loaded.training) == ('map', FACTORS, {'steps': 7, 'held_out': {}})
+    assert (loaded.entry.name, loaded.entry.centre, loaded.entry.extent) == ('room', [1.0, -2.0, 0.5], [4.0, 5.0, 2.5])
+    for name, value in expert().state_dict().items():
+        ours = loaded.expert.state_dict()[name]
+        # weights in float16 (11 bits), metres in float32, exactly
+        torch.testing.assert_close(ours, value, rtol=0 if name in dict(expert().named_buffers()) else 2 ** -11, atol=1e-7)
+    assert not loaded.expert.training and not any(p.requires_grad for p in loaded.expert.parameters())
+    features = torch.randn(20, CHANNELS)
+    torch.testing.assert_close(loaded.expert(features)[0], expert()(features)[0], atol=0.02, rtol=0)
+    assert sorted(p.name for p in path.parent.iterdir()) == ['kitchen.dsacmap']  # no temporary folder is left
+    assert load_map(str(path)).frame_id == 'map'
+
+
+def test_landmarks_round_trip(path: Path, tmp_path: Path) -> None:
+    ours, made = load_map(path).landmarks, landmarks()
+    assert torch.equal(ours.points_L3, made.points_L3)
+    torch.testing.assert_close(ours.views_L3, made.views_L3, rtol=2 ** -11, atol=1e-6)  # float16
+    torch.testing.assert_close(ours.descriptors_LD, made.descriptors_LD, rtol=0, atol=0.003)  # 1/255, half of it, normalised again
+    saved(tmp_path / 'none.dsacmap', landmarks=None)
+    assert load_map(tmp_path / 'none.dsacmap').landmarks is None
+
+
+def test_saving_twice_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
+    saved(tmp_path / 'again.dsacmap')
+    for file in ('manifest.yaml', 'experts/room.safetensors'):
+        assert (tmp_path / 'again.dsacmap' / file).read_bytes() == (path / file).read_bytes()
+
+
+def test_no_folder_and_no_manifest(tmp_path: Path, path: Path) -> None:
+    refused(tmp_path / 'absent.dsacmap', 'manifest.yaml')
+    (path / 'manifest.yaml').unlink()
+    refused(path, 'manifest.yaml is missing')
+    (path / 'manifest.yaml').mkdir()
+    refused(path, 'manifest.yaml')
+
+
+def test_missing_expert_file(path: Path) -> None:
+    (path / 'experts' / 'room.safetensors').unlink()
+    refused(path, 'experts/room.safetensors', 'No such file')
+
+
+@pytest.mark.parametrize('keep', [0, 7, 100, -1])
+def test_truncated_expert_file(path: Path, keep: int) -> None:
+    file = path / 'experts' / 'room.safetensors'
+    data = file.read_bytes()[:keep]
+    file.write_bytes(data)
+    refused(path, 'experts/room.safetensors', 'sha256')
+    # and with a hash that fits the damage
+    rewrite(path, lambda m: m['experts'][0].update(sha256=hashlib.sha256(data).hexdigest()))
+    refused(path, 'experts/room.safetensors', 'safetensors file')
+
+
+def test_one_flipped_bit(path: Path) -> None:
+    file = path / 'experts' / 'room.safetensors'
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    refused(path, 'experts/room.safetensors', 'sha256', 'copy the map again')
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (lambda t: t.update({'last.bias': torch.zeros(9)}), 'last.bias'),
+    (lambda t: t.update({'first.weight': torch.zeros(16, CHANNELS + 1)}), 'first.weight'),
+    (lambda t: t.update({'feature_mean': torch.zeros(CHANNELS - 8)}), 'channels'),
+    (lambda t: t.update({'feature_mean': torch.zeros(())}), 'missing'),
+    (lambda t: t.pop('first.bias'), 'missing'),
+    (lambda t: t.pop('residual.1.2.weight'), 'residual.1.2.weight'),
+    (lambda t: t.update({'extra': torch.zeros(3)}), 'extra'),
+    (lambda t: t['first.weight'].__setitem__((3, 5), torch.nan), 'finite'),
+    (lambda t: t['centres'].__setitem__((0, 0), torch.inf), 'finite'),
+    (lambda t: t.update({'offset_scale': torch.ones((), dtype=torch.int64)}), 'float'),
+    (lambda t: t.clear(), 'missing'),
+    (lambda t: t.pop('landmarks.views'), 'landmarks'),
+    (lambda t: t.update({'landmarks.colours': torch.zeros(30, 3)}), 'landmarks'),
+    (lambda t: t.update({'landmarks.points': torch.zeros(29, 3)}), 'landmarks.'),
+    (lambda t: t.update({'landmarks.points': torch.zeros(())}), 'landmarks.'),
+    (lambda t: t.update({'landmarks.points': torch.zeros(30, 3).double()}), 'landmarks.points'),
+    (lambda t: t['landmarks.points'].__setitem__((2, 1), torch.nan), 'landmarks.points'),
+    (lambda t: t['landmarks.views'].__setitem__((2, 1), torch.inf), 'landmarks.views'),
+    (lambda t: t.update({'landmarks.descriptors': torch.zeros(30, 64, dtype=torch.uint8)}), 'landmarks.descriptors'),
+])
+def test_wrong_tensors(path: Path, change: Callable, words: str) -> None:
+    replace_tensors(path, change)
+    refused(path, 'experts/room.safetensors', words)
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (lambda m: m.update(format=2), 'format 2, expected 1'),
+    (lambda m: m.pop('format'), 'format None'),
+    (lambda m: m['encoder'].update(id='resnet'), 'resnet'),
+    (lambda m: m['encoder'].update(sha256='0' * 64), 'encoder'),
+    (lambda m: m.update(encoder='x'), 'encoder'),
+    (lambda m: m.update(frame_id=''), 'frame_id'),
+    (lambda m: m.update(frame_id=5), 'frame_id'),
+    (lambda m: m.update(experts=[]), 'experts'),
+    (lambda m: m.update(experts=m['experts'] * 2), 'experts'),
+    (lambda m: m['experts'][0].pop('centre'), 'centre'),
+    (lambda m: m['experts'][0].update(more=1), 'extent'),
+    (lambda m: m['experts'][0].update(centre=[1.0, 2.0]), 'centre'),
+    (lambda m: m['experts'][0].update(extent=[1.0, 2.0, float('nan')]), 'extent'),
+    (lambda m: m['experts'][0].update(extent=[1.0, 2.0, 'x']), 'extent'),
+    (lambda m: m['experts'][0].update(sha256=3), 'sha256'),
+    (lambda m: m.update(covariance_factors={**FACTORS, 'rgb': -1.0}), 'covariance_factors'),
+    (lambda m: m.update(covariance_factors={**FACTORS, 'rgb': float('nan')}), 'covariance_factors'),
+    (lambda m: m.update(covariance_factors={'rgb': 1.0}), 'covariance_factors'),
+    (lambda m: m.update(covariance_factors={}), 'covariance_factors'),
+    (lambda m: m.pop('covariance_factors'), 'covariance_factors'),
+])
+def test_wrong_manifest(path: Path, change: Callable, words: str) -> None:
+    rewrite(path, change)
+    refused(path, 'manifest.yaml', words)
+
+
+@pytest.mark.parametrize('file', ['../../secret.safetensors', 'experts/../../secret.safetensors', '/etc/passwd', '//etc/passwd',
+                                  'experts/..', 'room.safetensors', 'experts', '', '.', 'experts/a/b',
+                                  'experts/\0', 'experts/' + 'x' * 300, '\ud800/x'])
+def test_path_traversal_is_refused(path: Path, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path.parent / 'secret.safetensors').write_bytes((path / 'experts' / 'room.safetensors').read_bytes())
+    rewrite(path, lambda m: m['experts'][0].update(file=file))
+    read: list[str] = []
+    original = Path.read_bytes
+    monkeypatch.setattr(Path, 'read_bytes', lambda self: read.append(str(self)) or original(self))
+    refused(path)
+    assert not read
+
+
+@pytest.mark.parametrize('text', [
+    '!!python/object/apply:os.system ["touch {0}"]',
+    'training: !!python/object/apply:pathlib.Path.touch [!!python/object:pathlib.Path ["{0}"]]',
+    'frame_id: !!python/name:os.system', '!!python/module:antigravity'])
+def test_yaml_tags_cannot_run_code(path: Path, tmp_path: Path, text: str) -> None:
+    (path / 'manifest.yaml').write_text(text.replace('{0}', str(tmp_path / 'ran')))
+    refused(path, 'manifest.yaml')
+    assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('data', [b'', b'- 1', b'5', b'\xff\xfe\x00', b'a: [', b'a: 2020-13-45', b'format: 0b', b'x: \x00',
+                                  b'? [1, 2]\n: 3', b'[' * 3000], ids=lambda data: repr(data[:15]))
+def test_manifest_that_is_no_mapping_or_no_yaml(path: Path, data: bytes) -> None:
+    (path / 'manifest.yaml').write_bytes(data)
+    refused(path, 'manifest.yaml')
+
+
+def test_huge_files_are_refused_before_they_are_read(path: Path) -> None:
+    os.truncate(path / 'experts' / 'room.safetensors', 1 << 40)
+    refused(path, 'experts/room.safetensors', 'at most')
+    os.truncate(path / 'manifest.yaml', 1 << 40)
+    refused(path, 'manifest.yaml', 'at most')
+
+
+def test_nested_aliases_do_not_explode(path: Path) -> None:
+    """Ten to the ninth elements in 300 bytes of YAML: naming what was found must not write them out."""
+    lines = ['a0: &a0 [x, x, x, x, x, x, x, x, x, x]'] + [f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 10)}]' for i in range(1, 9)]
+    for key in ('encoder', 'frame_id', 'format', 'experts'):
+        values = manifest(path)
+        values.pop(key)
+        text = '\n'.join([*lines, yaml.safe_dump(values), f'{key}: *a8'])
+        broken = path.parent / f'{key}.dsacmap'
+        broken.mkdir()
+        (broken / 'manifest.yaml').write_text(text)
+        begin = time.process_time()
+        refused(broken, 'manifest.yaml')
+        assert time.process_time() - begin < 2.0
+
+
+SCALARS = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+           | st.sampled_from(['experts/room.safetensors', 'map']))
+VALUES = st.recursive(SCALARS, lambda inner: (st.lists(inner, max_size=3)
+                                              | st.dictionaries(SCALARS.filter(lambda v: v == v), inner, max_size=3)), max_leaves=6)
+
+
+def spots(values: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    out = [way] if way else []
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    return out + [spot for key, value in items for spot in spots(value, (*way, key))]
+
+
+@pytest.fixture(scope='module')
+def victim(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    path = tmp_path_factory.mktemp('victim') / 'v.dsacmap'
+    saved(path)
+    return path, (path / 'manifest.yaml').read_text()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_changed_value_loads_or_is_a_map_error(victim: tuple[Path, str], data: st.DataObject) -> None:
+    path, text = victim
+    values = yaml.safe_load(text)
+    for _ in range(data.draw(st.integers(1, 2))):
+        way = data.draw(st.sampled_from(spots(values)))
+        parent = values
+        for key in way[:-1]:
+            parent = parent[key]
+        parent[way[-1]] = data.draw(VALUES)
+    (path / 'manifest.yaml').write_text(yaml.safe_dump(values, allow_unicode=True), encoding='utf-8', errors='surrogatepass')
+    loads_or_map_error(path)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(at=st.floats(0, 1), cut=st.integers(0, 9), insert=st.binary(max_size=6) | st.text(':-[]{}&*!|>\'"#%@ \n\t0123456789eE.', max_size=6))
+def test_any_changed_text_loads_or_is_a_map_error(victim: tuple[Path, str], at: float, cut: int, insert: bytes | str) -> None:
+    path, text = victim
+    raw = text.encode()
+    start = int(at * len(raw))
+    (path / 'manifest.yaml').write_bytes(raw[:start] + (insert.encode() if isinstance(insert, str) else insert) + raw[start + cut:])
+    loads_or_map_error(path)
+
+
+def loads_or_map_error(path: Path) -> None:
+    try:
+        loaded = load_map(path)
+    except MapError as error:
+        assert str(path) in str(error)
+    else:
+        assert isinstance(loaded.frame_id, str) and set(loaded.covariance_factors) == set(FACTORS)
+
+
+def test_an_existing_map_is_kept_unless_told_otherwise(path: Path) -> None:
+    before = (path / 'experts' / 'room.safetensors').read_bytes()
+    with pytest.raises(MapError, match='exists already'):
+        saved(path, 1)
+    assert (path / 'experts' / 'room.safetensors').read_bytes() == before
+    saved(path, 1, overwrite=True)
+    torch.testing.assert_close(load_map(path).expert.centres, expert(1).centres)
+    assert sorted(p.name for p in path.parent.iterdir()) == ['kitchen.dsacmap']
+
+
+def test_overwriting_never_removes_what_is_no_map(tmp_path: Path) -> None:
+    (tmp_path / 'thesis').mkdir()
+    (tmp_path / 'thesis' / 'chapter1.tex').write_text('precious')
+    (tmp_path / 'file').write_text('precious')
+    for name in ('thesis', 'file'):
+        with pytest.raises(MapError, match=f'{name}.*is no map'):
+            saved(tmp_path / name, overwrite=True)
+    assert (tmp_path / 'thesis' / 'chapter1.tex').read_text() == (tmp_path / 'file').read_text() == 'precious'
+
+
+@pytest.mark.parametrize('fails', ['os.rename', 'Path.write_text', 'Path.write_bytes'])
+def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(*((module.os, 'rename') if fails == 'os.rename' else (Path, fails.split('.')[1])), full)
+    with pytest.raises(MapError, match=r'new\.dsacmap: cannot be written: No space left'):
+        saved(tmp_path / 'new.dsacmap')
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('fail_at', [1, 2])
+def test_a_failed_overwrite_keeps_the_old_map(path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int) -> None:
+    calls, rename = [], os.rename
+
+    def failing(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == fail_at:
+            raise OSError(5, 'Input/output error')
+        rename(*arguments)
+
+    monkeypatch.setattr(module.os, 'rename', failing)
+    with pytest.raises(MapError, match='Input/output error'):
+        saved(path, 1, overwrite=True)
+    monkeypatch.undo()
+    torch.testing.assert_close(load_map(path).expert.centres, expert(0).centres)
+    assert sorted(p.name for p in path.parent.iterdir()) == ['kitchen.dsacmap']
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(MapError, match=r'm\.dsacmap: cannot be written'):
+        saved(tmp_path / 'file' / 'm.dsacmap')
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_unwritable_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(MapError, match='Permission denied'):
+        saved(tmp_path / 'm.dsacmap')

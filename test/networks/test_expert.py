@@ -1,0 +1,50 @@
+"""The head: shapes, what its outputs mean, and that it can learn at all."""
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dsac_ros.networks.expert import MAX_SCALE, MIN_SCALE, Expert
+
+
+def expert(seed: int = 0) -> Expert:
+    torch.manual_seed(seed)
+    made = Expert(10, 32, 5)
+    made.centres.copy_(torch.randn(5, 3) * 3)
+    made.offset_scale.fill_(0.7)
+    made.feature_mean.copy_(torch.randn(10))
+    made.feature_scale.copy_(torch.rand(10) + 0.5)
+    return made
+
+
+def test_outputs_by_numpy() -> None:
+    """The whole forward pass written out once more, in float64."""
+    head, features = expert(), torch.randn(7, 10)
+    p = {name: value.double().numpy() for name, value in head.state_dict().items()}
+    x = (features.double().numpy() - p['feature_mean']) * p['feature_scale']
+    x = np.maximum(x @ p['first.weight'].T + p['first.bias'], 0)
+    for block in range(2):
+        y = np.maximum(x @ p[f'residual.{block}.0.weight'].T + p[f'residual.{block}.0.bias'], 0)
+        x = x + np.maximum(y @ p[f'residual.{block}.2.weight'].T + p[f'residual.{block}.2.bias'], 0)
+    x = x @ p['last.weight'].T + p['last.bias']
+    choice = np.exp(x[:, :5]) / np.exp(x[:, :5]).sum(1, keepdims=True)
+    points, scales, logits = head(features)
+    np.testing.assert_allclose(logits.detach().numpy(), x[:, :5], atol=1e-5)
+    np.testing.assert_allclose(points.detach().numpy(), choice @ p['centres'] + 0.7 * x[:, 5:8], atol=1e-5)
+    np.testing.assert_allclose(scales.detach().numpy(), np.clip(np.exp(x[:, 8] - 2), MIN_SCALE, MAX_SCALE), rtol=1e-5)
+
+
+def test_rows_are_independent_and_scales_bounded() -> None:
+    head, features = expert(), 1e4 * torch.randn(50, 10)
+    points, scales, logits = head(features)
+    assert points.shape == (50, 3) and scales.shape == (50,) and logits.shape == (50, 5)
+    assert scales.min() >= MIN_SCALE * 0.999 and scales.max() <= MAX_SCALE
+    torch.testing.assert_close(head(features[7:8])[0], points[7:8], rtol=1e-4, atol=1e-3)
+    assert head(features[:0])[0].shape == (0, 3)
+
+
+def test_buffers_are_saved_and_not_trained() -> None:
+    head = expert()
+    names = {name for name, _ in head.named_buffers()}
+    assert names == {'feature_mean', 'feature_scale', 'centres', 'offset_scale'} and names < set(head.state_dict())
+    assert not names & {name for name, _ in head.named_parameters()}

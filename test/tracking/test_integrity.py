@@ -1,0 +1,79 @@
+"""Each test of the integrity check fails alone, just past its limit, and is named."""
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from dsac_ros.config import IntegrityOptions
+from dsac_ros.records import Verdict
+from dsac_ros.tracking.integrity import judge
+
+OPTIONS = IntegrityOptions()
+
+
+def verdict(**changed: Any) -> Verdict:
+    good = dict(map_from_camera=np.eye(4), covariance=np.eye(6) * 1e-4, inliers=500.0, inlier_ratio=0.5, spread=0.9,
+                landmarks=0.0, centre=np.zeros(3), extent=np.array([4.0, 4.0, 2.0]), options=OPTIONS)
+    return judge(**{**good, **changed})
+
+
+def at(x: float, y: float, z: float) -> np.ndarray:
+    pose = np.eye(4)
+    pose[:3, 3] = x, y, z
+    return pose
+
+
+def test_a_good_pose_passes() -> None:
+    assert verdict() == Verdict(True, ())
+
+
+@pytest.mark.parametrize(('name', 'inside', 'outside'), [
+    ('few_inliers', {'inliers': OPTIONS.min_inliers}, {'inliers': OPTIONS.min_inliers - 0.1}),
+    ('low_inlier_ratio', {'inlier_ratio': OPTIONS.min_inlier_ratio}, {'inlier_ratio': OPTIONS.min_inlier_ratio - 0.001}),
+    ('low_spread', {'spread': OPTIONS.min_spread}, {'spread': OPTIONS.min_spread - 0.001}),
+    ('outside_map', {'map_from_camera': at(0, 0, 0.99 + OPTIONS.map_margin)}, {'map_from_camera': at(0, 0, 1.01 + OPTIONS.map_margin)}),
+    ('outside_map', {'map_from_camera': at(-1.99 - OPTIONS.map_margin, 0, 0)}, {'map_from_camera': at(-2.01 - OPTIONS.map_margin, 0, 0)}),
+])
+def test_each_limit(name: str, inside: dict[str, Any], outside: dict[str, Any]) -> None:
+    assert verdict(**inside).accepted
+    assert verdict(**outside) == Verdict(False, (name,))
+
+
+@pytest.mark.parametrize(('part', 'name', 'limit'), [(0, 'uncertain_position', OPTIONS.max_position_deviation),
+                                                    (3, 'uncertain_rotation', OPTIONS.max_rotation_deviation)])
+def test_deviation_along_any_oblique_axis(part: int, name: str, limit: float) -> None:
+    """No diagonal entry is past the limit, the longest axis of the ellipsoid is."""
+    turn = Rotation.from_euler('xyz', [0.6, 0.6, 0.6]).as_matrix()
+    for share, accepted in ((0.99, True), (1.01, False)):
+        covariance = np.eye(6) * 1e-6
+        covariance[part:part + 3, part:part + 3] = turn @ np.diag([(share * limit) ** 2, 1e-6, 1e-6]) @ turn.T
+        assert covariance.diagonal().max() < (0.9 * limit) ** 2
+        assert verdict(covariance=covariance) == Verdict(accepted, () if accepted else (name,))
+
+
+def test_all_failures_are_named() -> None:
+    bad = verdict(map_from_camera=at(100, 0, 0), covariance=np.eye(6) * 100, inliers=1.0, inlier_ratio=0.0, spread=0.0)
+    assert bad.reasons == ('few_inliers', 'low_inlier_ratio', 'low_spread', 'uncertain_position', 'uncertain_rotation', 'outside_map')
+    assert len(bad.reasons) == len(fields(IntegrityOptions)) - 1  # min_landmarks is no test but a way around three of them
+
+
+def test_enough_landmarks_speak_for_a_pose_that_few_cells_agree_with() -> None:
+    poor = dict(inliers=1.0, inlier_ratio=0.01, spread=0.0)
+    assert verdict(**poor, landmarks=OPTIONS.min_landmarks).accepted
+    assert verdict(**poor, landmarks=OPTIONS.min_landmarks - 0.1).reasons == ('few_inliers', 'low_inlier_ratio', 'low_spread')
+    far = verdict(**poor, landmarks=500.0, map_from_camera=at(100, 0, 0), covariance=np.eye(6) * 100)
+    assert far.reasons == ('uncertain_position', 'uncertain_rotation', 'outside_map')
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+@pytest.mark.parametrize('name', ['map_from_camera', 'covariance', 'inliers', 'inlier_ratio', 'spread', 'landmarks'])
+def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
+    broken: Any = value
+    if name in ('map_from_camera', 'covariance'):
+        broken = np.eye(4 if name == 'map_from_camera' else 6)
+        broken[1, 1] = value
+    assert verdict(**{name: broken}) == Verdict(False, ('not_finite',))
