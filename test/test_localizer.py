@@ -1,0 +1,194 @@
+"""The whole chain on a tiny map of a synthetic room: the same bits for the same frame, and the same pose through other cameras."""
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from dsac_ros.config import EstimatorOptions, IntegrityOptions
+from dsac_ros.errors import ConfigError, MapError
+from dsac_ros.localizer import Localizer, cell_grid, guidance, resolve_device
+from dsac_ros.networks.encoder import input_size
+from dsac_ros.records import Camera, Estimate, Frame
+
+sys.path.append(str(Path(__file__).parent))
+import rooms  # noqa: E402
+
+
+@pytest.fixture(scope='module')
+def localizer() -> Localizer:
+    return Localizer.from_map(rooms.tiny_map()[0], 'cpu')
+
+
+def error(estimate: Estimate, frame: Frame) -> tuple[float, float]:
+    a, b = estimate.map_from_camera, frame.map_from_camera
+    return float(np.linalg.norm(a[:3, 3] - b[:3, 3])), float(np.degrees(Rotation.from_matrix(a[:3, :3] @ b[:3, :3].T).magnitude()))
+
+
+@pytest.mark.parametrize(('modality', 'metres', 'degrees'), [('rgbd', 0.05, 2.0), ('rgb', 0.12, 3.0)])
+def test_training_views_are_found(localizer: Localizer, modality: str, metres: float, degrees: float) -> None:
+    """A head of 900 steps (seconds) in a room of 5 m: a twentieth of what chance would give, not what a real map can do."""
+    frames = rooms.tiny_frames()[::3]
+    estimates = [localizer.localize(frame, modality) for frame in frames]
+    errors = np.array([error(e, f) for e, f in zip(estimates, frames)])
+    assert np.median(errors[:, 0]) < metres and np.median(errors[:, 1]) < degrees, errors
+    assert np.mean([e.verdict.accepted for e in estimates]) > 0.7
+    for estimate, frame in zip(estimates, frames):
+        assert (estimate.stamp_ns, estimate.modality, estimate.expert) == (frame.stamp_ns, modality, 'tiny')
+        assert estimate.map_from_camera.shape == (4, 4) and estimate.map_from_camera.dtype == np.float64
+        np.testing.assert_allclose(estimate.map_from_camera[:3, :3] @ estimate.map_from_camera[:3, :3].T, np.eye(3), atol=1e-9)
+        np.testing.assert_array_equal(estimate.covariance, estimate.covariance.T)
+        assert np.linalg.eigvalsh(estimate.covariance).min() > 0
+        assert 0 <= estimate.inlier_ratio <= 1 and 0 <= estimate.spread <= 1 and estimate.inliers <= 1200 and estimate.residual >= 0
+        assert {'prepare', 'encoder', 'expert', 'estimator'} <= set(estimate.stage_times_ms) and min(estimate.stage_times_ms.values()) >= 0
+
+
+@pytest.mark.parametrize('modality', ['rgb', 'rgbd'])
+def test_the_same_frame_gives_the_same_bits(localizer: Localizer, modality: str) -> None:
+    """Other frames in between, and another localizer of the same map: nothing may be remembered. Another stamp draws other sets."""
+    first_frame, other = rooms.tiny_frames()[4], rooms.tiny_frames()[20]
+    first = localizer.localize(first_frame, modality)
+    localizer.localize(other, modality)
+    fresh = Localizer.from_map(rooms.tiny_map()[0], 'cpu')
+    for again in (localizer.localize(first_frame, modality), fresh.localize(first_frame, modality)):
+        for name in ('map_from_camera', 'covariance'):
+            assert getattr(again, name).tobytes() == getattr(first, name).tobytes()
+        assert (again.inliers, again.spread, again.residual, again.verdict) == (first.inliers, first.spread, first.residual, first.verdict)
+    cells_only = Localizer.from_map(rooms.tiny_map()[0], 'cpu', EstimatorOptions(landmarks=False, refine_steps=1))
+    stamps = [cells_only.localize(replace(first_frame, stamp_ns=stamp), modality).map_from_camera.tobytes() for stamp in range(1, 5)]
+    assert len(set(stamps)) > 1
+
+
+@pytest.mark.parametrize('stamp_ns', [0, 1, 2 ** 63 - 1, 2 ** 64, -5])
+def test_any_stamp_will_do(localizer: Localizer, stamp_ns: int) -> None:
+    assert localizer.localize(replace(rooms.tiny_frames()[0], stamp_ns=stamp_ns), 'rgbd').stamp_ns == stamp_ns
+
+
+def test_without_depth_rgbd_is_rgb(localizer: Localizer) -> None:
+    frame = rooms.tiny_frames()[8]
+    expected = localizer.localize(replace(frame, depth=None), 'rgb')
+    hole = np.zeros_like(frame.depth)
+    few = hole.copy()
+    few[100:140, 100:140] = frame.depth[100:140, 100:140]  # 25 cells
+    for depth in (None, hole, few, np.full_like(hole, np.nan)):
+        estimate = localizer.localize(replace(frame, depth=depth), 'rgbd')
+        assert estimate.modality == 'rgb' and estimate.map_from_camera.tobytes() == expected.map_from_camera.tobytes()
+    assert localizer.localize(frame, 'rgb').map_from_camera.tobytes() == expected.map_from_camera.tobytes()  # depth is not looked at
+
+
+def test_holes_of_any_kind_in_depth(localizer: Localizer) -> None:
+    """A third of the image without depth, as 0, NaN, infinite or negative: the same answer, near the whole one."""
+    frame = rooms.tiny_frames()[8]
+    answers = []
+    for nothing in (0.0, np.nan, np.inf, -1.0):
+        depth = frame.depth.copy()
+        depth[:, :107] = nothing
+        answers.append(localizer.localize(replace(frame, depth=depth), 'rgbd'))
+    assert {a.map_from_camera.tobytes() for a in answers if a.modality == 'rgbd'} == {answers[0].map_from_camera.tobytes()}
+    assert all(a.modality == 'rgbd' for a in answers) and error(answers[0], frame)[0] < 0.15
+
+
+def warped(frame: Frame, camera: Camera) -> Frame:
+    """The same view through another camera in the same place: every pixel of its image looked up where its ray meets the first image."""
+    x, y = np.meshgrid(np.arange(camera.width, dtype=np.float64), np.arange(camera.height, dtype=np.float64))
+    flat, d = np.stack([x, y], -1).reshape(-1, 1, 2), np.array(camera.distortion)
+    if camera.distortion_model == 'equidistant':
+        rays = cv2.fisheye.undistortPoints(flat, camera.matrix(), d)
+    else:
+        rays = cv2.undistortPointsIter(flat, camera.matrix(), d, None, None, (3, 50, 1e-12))
+    pixels = rays.reshape(-1, 2) * [frame.camera.fx, frame.camera.fy] + [frame.camera.cx, frame.camera.cy]
+    u, v = pixels.astype(np.float32).T.reshape(2, *x.shape)
+    image = cv2.remap(frame.image, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return replace(frame, image=image, depth=cv2.remap(frame.depth, u, v, cv2.INTER_NEAREST), camera=camera)
+
+
+CAMERAS = {
+    'plumb_bob': Camera(320, 240, 290.0, 290.0, 159.5, 119.5, 'plumb_bob', (-0.25, 0.06, 0.001, -0.001, 0.0)),
+    'rational': Camera(320, 240, 290.0, 290.0, 159.5, 119.5, 'rational_polynomial', (0.3, -0.1, 0.0, 0.0, 0.01, 0.5, -0.1, 0.0)),
+    'equidistant': Camera(320, 240, 290.0, 290.0, 159.5, 119.5, 'equidistant', (0.01, 0.002, 0.0, 0.0)),
+    'other size, off centre, fx != fy': Camera(500, 400, 420.0, 450.0, 230.0, 210.0, 'plumb_bob', (0.0, 0.0, 0.0, 0.0)),
+}
+
+
+@pytest.mark.parametrize('name', CAMERAS)
+def test_other_cameras_of_the_same_view(localizer: Localizer, name: str) -> None:
+    """Rays have to be undone right: taken for a pinhole, these distortions move cells at the edge by 5 to 20 px, the pose by decimetres."""
+    frames = rooms.tiny_frames()[4:36:8]
+    plain = np.array([error(localizer.localize(f, 'rgbd'), f) for f in frames])
+    other = np.array([error(localizer.localize(warped(f, CAMERAS[name]), 'rgbd'), f) for f in frames])
+    assert np.median(other[:, 0]) < np.median(plain[:, 0]) + 0.06 and np.median(other[:, 1]) < np.median(plain[:, 1]) + 1.5, (plain, other)
+
+
+def test_a_twice_as_large_image_gives_the_same_pose(localizer: Localizer) -> None:
+    frame = rooms.tiny_frames()[12]
+    large = replace(frame, image=cv2.resize(frame.image, (640, 480), interpolation=cv2.INTER_NEAREST),
+                    depth=cv2.resize(frame.depth, (640, 480), interpolation=cv2.INTER_NEAREST), camera=frame.camera.resized(640, 480))
+    small, twice = localizer.localize(frame, 'rgbd'), localizer.localize(large, 'rgbd')
+    assert np.abs(small.map_from_camera - twice.map_from_camera).max() < 0.02
+
+
+def test_the_grid_is_of_the_image_that_the_encoder_sees() -> None:
+    """Rays and pixels of the cells of a resized, distorted camera against OpenCV."""
+    camera = CAMERAS['other size, off centre, fx != fy']
+    grid = cell_grid(camera)
+    columns, rows = grid.width // 8, grid.height // 8
+    assert (grid.width, grid.height) == input_size(500, 400) and len(grid.rays_N2) == len(grid.pixels_N2) == columns * rows
+    small = camera.resized(grid.width, grid.height)
+    # the cell in row 3 and column 5: pixels 40 to 47 and 24 to 31 of the resized image
+    np.testing.assert_allclose(grid.rays_N2[columns * 3 + 5], [(43.5 - small.cx) / small.fx, (27.5 - small.cy) / small.fy], atol=1e-9)
+    assert grid.pixels_N2[columns * 3 + 5].tolist() == [round(44 * 500 / grid.width - 0.5), round(28 * 400 / grid.height - 0.5)]
+    assert grid.pixels_N2.min() >= 0 and (grid.pixels_N2.max(0) < [500, 400]).all()
+    assert cell_grid(replace(camera)) is grid
+
+
+def test_what_was_never_mapped_is_refused(localizer: Localizer) -> None:
+    rng = np.random.default_rng(0)
+    frame = rooms.tiny_frames()[0]
+    noise = cv2.resize(rng.integers(0, 255, (30, 40, 3)).astype(np.uint8), (320, 240))
+    for image in (np.zeros_like(frame.image), np.full_like(frame.image, 255), noise):
+        for modality in ('rgb', 'rgbd'):
+            estimate = localizer.localize(replace(frame, image=image), modality)
+            assert not estimate.verdict.accepted and estimate.verdict.reasons
+            assert np.isfinite(estimate.map_from_camera).all()
+
+
+def test_integrity_options_are_used() -> None:
+    strict = Localizer.from_map(rooms.tiny_map()[0], 'cpu', EstimatorOptions(landmarks=False), IntegrityOptions(min_inliers=1e6))
+    assert 'few_inliers' in strict.localize(rooms.tiny_frames()[0], 'rgbd').verdict.reasons
+
+
+def test_the_bundles_factors_scale_the_covariance() -> None:
+    bundle, frame, options = rooms.tiny_map()[1], rooms.tiny_frames()[3], EstimatorOptions(landmarks=False)
+    covariances = [Localizer(replace(bundle, covariance_factors=dict.fromkeys(bundle.covariance_factors, factor)), 'cpu', options)
+                   .localize(frame, 'rgbd').covariance for factor in (1.0, 9.0)]
+    np.testing.assert_allclose(covariances[1], 9 * covariances[0], rtol=1e-4)  # up to the floor of the inversion
+
+
+def test_warm_up_leaves_no_trace(localizer: Localizer) -> None:
+    frame = rooms.tiny_frames()[5]
+    before = localizer.localize(frame, 'rgbd')
+    localizer.warm_up(None, 'rgb')
+    localizer.warm_up(frame.camera, 'rgbd')
+    assert localizer.localize(frame, 'rgbd').map_from_camera.tobytes() == before.map_from_camera.tobytes()
+
+
+def test_guidance_prefers_what_is_certain() -> None:
+    weights = guidance(torch.tensor([0.01, 0.1, 10.0]))
+    assert weights.dtype == torch.float64 and weights[0] > 50 * weights[1] > 50 * 50 * weights[2] > 0
+
+
+def test_maps_and_devices_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(MapError, match='manifest.yaml'):
+        Localizer.from_map(tmp_path / 'none.dsacmap', 'cpu')
+    assert resolve_device('cpu').type == 'cpu' and resolve_device('auto').type in ('cpu', 'cuda')
+    with pytest.raises(ConfigError, match='banana'):
+        resolve_device('banana')
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match='cuda'):
+            resolve_device('cuda:0')

@@ -1,0 +1,90 @@
+"""The covariance factors are what chi-square asks for, measured with errors of a known size."""
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from scipy.stats import chi2
+
+from dsac_ros.maps.bundle import COVARIANCE_KEYS
+from dsac_ros.training import calibration
+from dsac_ros.training.calibration import FALLBACK_FACTOR, calibrate, pose_error
+
+
+def test_pose_error_is_about_the_axes_of_the_map() -> None:
+    """Independent: error = reference -> estimate, rebuilt from its six numbers."""
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        reference, estimate = np.eye(4), np.eye(4)
+        reference[:3, :3], estimate[:3, :3] = Rotation.random(2, random_state=seed).as_matrix()
+        reference[:3, 3], estimate[:3, 3] = rng.normal(size=(2, 3))
+        e = pose_error(estimate, reference)
+        np.testing.assert_allclose(Rotation.from_rotvec(e[3:]).as_matrix() @ reference[:3, :3], estimate[:3, :3], atol=1e-12)
+        np.testing.assert_allclose(reference[:3, 3] + e[:3], estimate[:3, 3], atol=1e-12)
+
+
+def calibrated(monkeypatch: pytest.MonkeyPatch, count: int, understated: float, with_depth: bool = True, landmarks: Any = None) -> Any:
+    """A localizer whose errors have `understated` times the covariance that it states."""
+    rng = np.random.default_rng(1)
+    stated = np.diag([1e-4, 4e-4, 1e-4, 1e-6, 1e-6, 9e-6])
+
+    class Noisy:
+        def __init__(self, bundle: Any, device: str, *_: Any, **__: Any) -> None:
+            assert set(bundle.covariance_factors.values()) == {1.0}
+
+        def localize(self, frame: Any, modality: str) -> Any:
+            e = rng.multivariate_normal(np.zeros(6), understated * stated)
+            pose = frame.map_from_camera.copy()
+            pose[:3, :3], pose[:3, 3] = Rotation.from_rotvec(e[3:]).as_matrix() @ pose[:3, :3], pose[:3, 3] + e[:3]
+            return SimpleNamespace(map_from_camera=pose, covariance=stated, landmarks=50.0, modality=modality)
+
+    monkeypatch.setattr(calibration, 'Localizer', Noisy)
+    frames = [SimpleNamespace(depth=np.ones((2, 2)), map_from_camera=np.eye(4)) for _ in range(count)]
+    return calibrate(None, landmarks, frames, 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), with_depth)
+
+
+@pytest.mark.parametrize('understated', [1.0, 25.0])
+def test_factor_undoes_what_was_understated(monkeypatch: pytest.MonkeyPatch, understated: float) -> None:
+    """600 errors: the median of chi-square is known to 4 %, its 90 % quantile to 4 %; the larger of the two leans up by some percent."""
+    factors, errors = calibrated(monkeypatch, 600, understated, landmarks=object())
+    assert set(factors) == set(COVARIANCE_KEYS) == set(errors)
+    for key in COVARIANCE_KEYS:
+        assert factors[key] == pytest.approx(understated, rel=0.15) and isinstance(factors[key], float)
+        # median of the length of N(0, diag) translations: between sqrt of the smallest and of the largest variance, times 1.54
+        assert 0.0154 * understated ** 0.5 < errors[key]['median_translation_m'] < 0.0308 * understated ** 0.5
+        assert errors[key]['frames'] == 600
+
+
+def test_a_heavy_tail_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of gross errors must raise the factor to what their quantile asks for, not only what the median does."""
+    assert chi2.ppf(0.9, 6) > 0
+    calls = []
+    original = np.random.default_rng(0)
+
+    class Tailed:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def localize(self, frame: Any, modality: str) -> Any:
+            calls.append(1)
+            pose = frame.map_from_camera.copy()
+            pose[:3, 3] += original.normal(size=3) * (1.0 if len(calls) % 5 == 0 else 0.01)
+            return SimpleNamespace(map_from_camera=pose, covariance=np.eye(6) * 1e-4, landmarks=0.0, modality=modality)
+
+    monkeypatch.setattr(calibration, 'Localizer', Tailed)
+    frames = [SimpleNamespace(depth=np.ones((2, 2)), map_from_camera=np.eye(4)) for _ in range(200)]
+    factors, _ = calibrate(None, None, frames, 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), False)
+    assert factors['rgb'] > 300
+
+
+def test_too_few_frames_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors, errors = calibrated(monkeypatch, 3, 1.0)
+    assert factors == dict.fromkeys(COVARIANCE_KEYS, FALLBACK_FACTOR) and errors == {}
+
+
+def test_without_depth_only_rgb_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors, errors = calibrated(monkeypatch, 50, 1.0, with_depth=False)
+    assert set(errors) == {'rgb'} and factors['rgbd'] == FALLBACK_FACTOR and factors['rgb'] != FALLBACK_FACTOR

@@ -1,0 +1,183 @@
+"""From frames to a map: end to end on a tiny room, Ctrl-C, and every mistake in the data as one error."""
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rooms
+
+from dsac_ros.config import MappingOptions
+from dsac_ros.errors import ConfigError, DataError, MapError
+from dsac_ros.localizer import Localizer
+from dsac_ros.maps.bundle import load_map
+from dsac_ros.records import Frame
+from dsac_ros.training import mapping
+from dsac_ros.training.mapping import map_source, read_frames, stop_on_interrupt
+
+QUICK = MappingOptions(**{**rooms.TINY, 'steps': 20})
+
+
+def frames(count: int = rooms.FRAMES) -> list[Frame]:
+    return list(rooms.tiny_frames()[:count])
+
+
+def test_the_map_says_how_it_was_made() -> None:
+    path, made = rooms.tiny_map()
+    loaded = load_map(path)
+    record = loaded.training
+    assert record == made.training and loaded.frame_id == 'map' and loaded.entry.name == 'tiny'
+    assert record['steps'] == rooms.TINY['steps'] and not record['interrupted'] and record['left_out'] == {}
+    assert record['frames'] + record['held_out_frames'] == rooms.FRAMES and record['samples'] > 20_000
+    assert record['median_coordinate_error_m'] < 0.15 and record['options']['width'] == rooms.TINY['width']
+    # centre and extent: what the camera saw, inside of the room
+    points = np.concatenate([seen_points(frame) for frame in frames()])
+    centre, half = np.array(loaded.entry.centre), np.array(loaded.entry.extent) / 2
+    low, high = centre - half, centre + half
+    np.testing.assert_allclose(low, np.quantile(points, 0.01, axis=0), atol=0.3)
+    np.testing.assert_allclose(high, np.quantile(points, 0.99, axis=0), atol=0.3)
+
+
+def seen_points(frame: Frame) -> np.ndarray:
+    x, y = np.meshgrid(np.arange(4, 320, 8), np.arange(4, 240, 8))
+    c = frame.camera
+    rays = np.stack([(x - c.cx) / c.fx, (y - c.cy) / c.fy, np.ones(x.shape)], -1) * frame.depth[y, x][..., None]
+    return rays.reshape(-1, 3) @ frame.map_from_camera[:3, :3].T + frame.map_from_camera[:3, 3]
+
+
+def test_rgb_only_map_localises(tmp_path: Path) -> None:
+    """Images and poses alone, and frames without depth at all: decimetres from seconds of training."""
+    blind = [replace(f, depth=None) for f in frames()]
+    options = MappingOptions(**{**rooms.TINY, 'steps': 700, 'rgb_only': True})
+    map_source(rooms.ListSource(blind), tmp_path / 'm.dsacmap', options, 'cpu', quiet=True)
+    localizer = Localizer.from_map(tmp_path / 'm.dsacmap', 'cpu')
+    errors = [np.linalg.norm(localizer.localize(f, 'rgb').map_from_camera[:3, 3] - f.map_from_camera[:3, 3]) for f in blind[::3]]
+    assert np.median(errors) < 0.3, errors
+
+
+def test_the_same_seed_gives_the_same_map(tmp_path: Path) -> None:
+    """With the steps given instead of the time."""
+    few, options = frames(12), replace(QUICK, landmarks=200)
+    for name in ('a', 'b'):
+        map_source(rooms.ListSource(few), tmp_path / name, options, 'cpu', quiet=True)
+    files = [(tmp_path / name / 'experts' / 'room.safetensors').read_bytes() for name in ('a', 'b')]
+    assert files[0] == files[1]
+
+
+def test_interrupt_keeps_the_map(tmp_path: Path) -> None:
+    """SIGINT once the head trains, with time for hours left: a usable map within moments."""
+    options = MappingOptions(**{**rooms.TINY, 'steps': 0, 'minutes': 60.0, 'encoding_share': 0.05})
+    original, begun = mapping.train_head, threading.Event()
+
+    def train(*arguments: object, **named: object) -> object:
+        begun.set()
+        return original(*arguments, **named)
+
+    def interrupt() -> None:
+        begun.wait(200)
+        time.sleep(2.0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapping, 'train_head', train)
+        thread.start()
+        bundle = map_source(rooms.ListSource(frames(14)), tmp_path / 'm.dsacmap', options, 'cpu', quiet=True)
+        thread.join()
+    assert bundle.training['interrupted'] and bundle.training['steps'] > 0
+    loaded = Localizer.from_map(tmp_path / 'm.dsacmap', 'cpu')
+    assert np.isfinite(loaded.localize(frames()[0], 'rgbd').map_from_camera).all()
+    assert [p.name for p in tmp_path.iterdir()] == ['m.dsacmap']
+
+
+def test_stop_on_interrupt() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_interrupt() as stopped:
+        assert not stopped()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        assert stopped()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.0)
+    assert signal.getsignal(signal.SIGINT) is before
+    answers = []
+
+    def elsewhere() -> None:
+        with stop_on_interrupt() as never:
+            answers.append(never())
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert answers == [False]
+
+
+def inverted(frame: Frame) -> Frame:
+    return replace(frame, map_from_camera=np.linalg.inv(frame.map_from_camera))
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (lambda f: replace(f, map_from_camera=None), ('0 usable frames', 'no_pose: 36', 'the-bag')),
+    (lambda f: replace(f, depth=None), ('0 usable frames', 'no_depth: 36', '--rgb-only')),
+    (lambda f: replace(f, depth=np.zeros_like(f.depth)), ('no_depth: 36',)),
+    (inverted, ('inverted', 'the-bag')),
+    (lambda f: replace(f, depth=f.depth * 1000), ('units', 'the-bag')),
+], ids=['no poses', 'no depth', 'empty depth', 'inverted poses', 'millimetres'])
+def test_wrong_data_is_a_data_error(tmp_path: Path, change: object, words: tuple[str, ...]) -> None:
+    with pytest.raises(DataError) as caught:
+        map_source(rooms.ListSource([change(f) for f in frames()]), tmp_path / 'm.dsacmap', QUICK, 'cpu', quiet=True)
+    for word in words:
+        assert word in str(caught.value), caught.value
+    assert not (tmp_path / 'm.dsacmap').exists()
+
+
+def test_too_few_frames_are_counted_with_what_the_reader_left_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r'9 usable frames, at least 10.*truncated: 3'):
+        map_source(rooms.ListSource(frames(9), truncated=3), tmp_path / 'm', QUICK, 'cpu', quiet=True)
+    with pytest.raises(DataError, match='0 usable frames'):
+        map_source(rooms.ListSource([]), tmp_path / 'm', QUICK, 'cpu', quiet=True)
+
+
+def test_a_camera_that_stands_still_cannot_map_from_rgb(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='camera hardly move'):
+        map_source(rooms.ListSource([replace(frames()[0], depth=None)] * 12), tmp_path / 'm',
+                   replace(QUICK, rgb_only=True), 'cpu', quiet=True)
+
+
+class Unread(rooms.ListSource):
+    def __iter__(self) -> object:
+        raise AssertionError('read before the place was checked')
+
+
+def test_a_bad_place_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / 'thesis').mkdir()
+    (tmp_path / 'file').write_text('x')
+    for name, overwrite in (('thesis', False), ('thesis', True), ('file', True), ('file/m', False)):
+        place = tmp_path / name
+        with pytest.raises(MapError, match=place.name):
+            map_source(Unread(frames(12)), place, QUICK, 'cpu', overwrite=overwrite, quiet=True)
+    with pytest.raises(ConfigError, match='banana'):
+        map_source(Unread(frames(12)), tmp_path / 'm', QUICK, 'banana', quiet=True)
+
+
+def test_held_out_frames_are_blocks_that_training_never_sees() -> None:
+    stub = [replace(frames(1)[0], stamp_ns=i) for i in range(200)]
+    training, held_out, left_out = read_frames(rooms.ListSource(stub), MappingOptions())
+    train, held = ({f.stamp_ns for f in part} for part in (training, held_out))
+    assert not train & held and len(train | held) == 200 and not left_out
+    assert 0.04 * 200 <= len(held) <= 0.09 * 200
+    ends = sum(stamp + 1 not in held for stamp in held)
+    assert 2 <= ends <= 4  # runs, not single frames between twins
+
+
+def test_long_recordings_are_thinned_evenly() -> None:
+    stub = [replace(frames(1)[0], stamp_ns=i) for i in range(205)]
+    training, held_out, _ = read_frames(rooms.ListSource(stub), MappingOptions(max_frames=50))
+    stamps = sorted(f.stamp_ns for f in training + held_out)
+    assert len(stamps) <= 50 and set(np.diff(stamps)) == {5}
