@@ -15,7 +15,8 @@ from dsac_ros.ransac.estimator import Solution, estimate, normal_equations, refi
 from dsac_ros.ransac.problems import PointProblem, RayProblem
 
 KINDS = [scenes.ray_problem, scenes.point_problem]
-OPTIONS = EstimatorOptions()
+# The budget is stated here, so that tuning the defaults does not move what these tests demand of it.
+OPTIONS = EstimatorOptions(hypotheses_rgb=256, hypotheses_rgbd=128, refined=8, refine_steps=8, inlier_sigmas=2.5)
 
 
 def solve(problem: RayProblem | PointProblem, seed: int = 0, weights: torch.Tensor | None = None, **options: float) -> Solution:
@@ -114,7 +115,7 @@ def test_nothing_but_garbage_gives_a_finite_answer_with_few_inliers(make: Callab
         garbage = replace(problem, points_N3=10 * torch.randn(600, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)))
         solution = solve(garbage)
         assert all(getattr(solution, name).isfinite().all() for name in ('camera_from_map_44', 'hessian_66', 'weights_N', 'score'))
-        assert solution.score < 60  # what integrity asks for
+        assert solution.score < 60  # a tenth of the correspondences
 
 
 @pytest.mark.parametrize('make', KINDS)
