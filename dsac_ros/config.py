@@ -108,8 +108,8 @@ class NodeOptions(Options):
 class EstimatorOptions(Options):
     """Generate, score, refine (dsac_ros.ransac)."""
 
-    hypotheses_rgb: int = option(256, 'minimal sets drawn per RGB frame; every root of P3P is scored', low=8, high=8192)
-    hypotheses_rgbd: int = option(128, 'minimal sets drawn per RGB-D frame', low=8, high=8192)
+    hypotheses_rgb: int = option(64, 'minimal sets drawn per RGB frame; every root of P3P is scored', low=8, high=8192)
+    hypotheses_rgbd: int = option(64, 'minimal sets drawn per RGB-D frame', low=8, high=8192)
     uniform_share: float = option(0.1, 'share of the draws that ignores the learned guidance', low=0.0, high=1.0)
     scale_factor: float = option(2.0, 'standard deviation of a scene coordinate along an axis, per predicted scale (2 for the '
                                  'isotropic Laplace error that the head is trained for)', low=0.1, high=100.0)
@@ -117,11 +117,11 @@ class EstimatorOptions(Options):
     depth_noise: float = option(0.003, 'noise of measured depth z: this times z^2', unit='1/m', low=0.0, high=1.0)
     depth_noise_floor: float = option(0.005, 'noise of measured depth at z = 0', unit='m', low=1e-4, high=1.0)
     inlier_sigmas: float = option(2.0, 'residual at which a cell counts half as an inlier, in standard deviations', low=0.5, high=20.0)
-    refined: int = option(8, 'hypotheses that are refined; the best is chosen afterwards', low=1, high=256)
-    refine_steps: int = option(8, 'iterations of re-weighted Gauss-Newton', low=1, high=100)
+    refined: int = option(4, 'hypotheses that are refined; the best is chosen afterwards', low=1, high=256)
+    refine_steps: int = option(6, 'iterations of re-weighted Gauss-Newton', low=1, high=100)
     refine_widening: float = option(2.0, 'how much wider the inlier threshold is in the first iteration', low=1.0, high=10.0)
     landmarks: bool = option(True, 'match keypoints to the landmarks of the map around the first pose, where the map has any')
-    hypotheses_landmarks: int = option(128, 'minimal sets drawn from the matched landmarks', low=8, high=8192)
+    hypotheses_landmarks: int = option(64, 'minimal sets drawn from the matched landmarks', low=8, high=8192)
     landmark_radius_px: float = option(80.0, 'how far from where the first pose projects it a landmark is looked for, in an image 480 '
                                        'pixels high', unit='px', low=1.0, high=1000.0)
     landmark_noise_px: float = option(1.0, 'noise of a keypoint, in an image 480 pixels high', unit='px', low=0.05, high=20.0)
@@ -133,8 +133,8 @@ class EstimatorOptions(Options):
 class IntegrityOptions(Options):
     """When a pose is good enough to be published (dsac_ros.tracking.integrity)."""
 
-    min_inliers: float = option(60.0, 'fewest soft inliers', low=0.0, high=1e6)
-    min_inlier_ratio: float = option(0.2, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
+    min_inliers: float = option(40.0, 'fewest soft inlier cells', low=0.0, high=1e6)
+    min_inlier_ratio: float = option(0.25, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
     min_spread: float = option(0.4, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
     min_landmarks: float = option(30.0, 'soft inlier landmarks that make up for few inlier cells', low=4.0, high=1e6)
     max_position_deviation: float = option(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)

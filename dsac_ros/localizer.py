@@ -16,12 +16,12 @@ from dsac_ros.config import EstimatorOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError
 from dsac_ros.geometry import se3
 from dsac_ros.geometry.camera import cell_centres, normalised
-from dsac_ros.landmarks.keypoints import Keypoints, detect, padded
-from dsac_ros.landmarks.landmarks import candidates, match, match_anywhere
+from dsac_ros.landmarks.keypoints import detect, padded
+from dsac_ros.landmarks.landmarks import candidates, compress, match, match_anywhere
 from dsac_ros.maps.bundle import MapBundle, load_map
 from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
 from dsac_ros.ransac.covariance import pose_covariance
-from dsac_ros.ransac.estimator import estimate, soft_inliers
+from dsac_ros.ransac.estimator import Solution, estimate, refine_best, soft_inliers
 from dsac_ros.ransac.problems import PointProblem, RayProblem
 from dsac_ros.records import Camera, Estimate, Frame
 from dsac_ros.tracking.integrity import judge
@@ -29,8 +29,9 @@ from dsac_ros.tracking.integrity import judge
 STAGES = ('prepare', 'encoder', 'expert', 'estimator', 'landmarks', 'evidence')
 FIRST_RATIO, SECOND_RATIO = 0.85, 0.9  # descriptor distances, in the wide and in the narrow search
 SECOND_RADIUS_PX = 8.0
+FIRST_WIDENING = 30.0  # of the inlier threshold at the start: some decimetres off, and ratio-tested matches are mostly right
 MIN_ANYWHERE = 10.0  # soft inliers among the matches to anywhere, from which on their pose is the better start
-MIN_DEPTH_CELLS = 60  # fewer cells with depth than this: the frame is solved as RGB
+MIN_DEPTH_CELLS = 30  # fewer cells with depth than this: the frame is solved as RGB
 
 
 def resolve_device(name: str) -> torch.device:
@@ -46,10 +47,14 @@ def resolve_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class CellGrid:
-    """The cells of one camera's images: pixels_N2 (int, of the image as it comes) and rays_N2 (x/z, y/z)."""
+    """The cells of one camera's images that are used: every second one, as on a chessboard, since neighbours see nearly the same.
+
+    cells_N: their indices in the encoder's grid. pixels_N2: int, of the image as it comes. rays_N2: (x/z, y/z).
+    """
 
     width: int
     height: int
+    cells_N: Tensor
     pixels_N2: np.ndarray
     rays_N2: np.ndarray
 
@@ -58,9 +63,22 @@ class CellGrid:
 def cell_grid(camera: Camera) -> CellGrid:
     """Distortion is undone here, once per camera and for the cells alone."""
     width, height = input_size(camera.width, camera.height)
-    cells = cell_centres(width, height, STRIDE).reshape(-1, 2)
-    pixels = (cells + 0.5) * [camera.width / width, camera.height / height] - 0.5
-    return CellGrid(width, height, np.rint(pixels).astype(int), normalised(camera, pixels))
+    centres = cell_centres(width, height, STRIDE)
+    chosen = np.flatnonzero(np.indices(centres.shape[:2]).sum(0).ravel() % 2 == 0)
+    pixels = (centres.reshape(-1, 2)[chosen] + 0.5) * [camera.width / width, camera.height / height] - 0.5
+    return CellGrid(width, height, torch.from_numpy(chosen), np.rint(pixels).astype(int), normalised(camera, pixels))
+
+
+@dataclass(frozen=True)
+class View:
+    """Keypoints of a frame on the device: rays_M2, compressed descriptors_MC, mask usable_M; pixel: one of an image 480 pixels high, on the
+    plane z = 1; anywhere: the pose by matches to any landmark of the map."""
+
+    rays_M2: Tensor
+    descriptors_MC: Tensor
+    usable_M: Tensor
+    pixel: float
+    anywhere: Solution
 
 
 def cell_depths(depth: np.ndarray, grid: CellGrid) -> np.ndarray:
@@ -82,7 +100,7 @@ class Localizer:
         self.landmarks = bundle.landmarks.to(self.device) if bundle.landmarks and estimator.landmarks else None
         self._generator = torch.Generator(self.device)
         # Beside the encoder: OpenCV and torch both release the interpreter.
-        self._keypoint_thread = ThreadPoolExecutor(1, 'keypoints')
+        self._landmark_thread = ThreadPoolExecutor(1, 'landmarks')
 
     @classmethod
     def from_map(cls, path: str | Path, device: str = 'auto', estimator: EstimatorOptions = EstimatorOptions(),
@@ -104,12 +122,12 @@ class Localizer:
         times = [time.perf_counter()]
         grid = cell_grid(frame.camera)
         resized = cv2.resize(frame.image, (grid.width, grid.height), interpolation=cv2.INTER_AREA)
-        keypoints = self._keypoint_thread.submit(detect, resized, frame.camera) if self.landmarks else None
+        view = self._landmark_thread.submit(self._look, frame) if self.landmarks else None
         depth = cell_depths(frame.depth, grid) if modality == 'rgbd' and frame.depth is not None else None
         if depth is None or np.count_nonzero(depth) < MIN_DEPTH_CELLS:
             modality, depth = 'rgb', None
         times.append(time.perf_counter())
-        features = self.encoder(image_to_tensor(resized).to(self.device, non_blocking=True))[0].flatten(1).T
+        features = self.encoder(image_to_tensor(resized).to(self.device, non_blocking=True))[0].flatten(1)[:, grid.cells_N.to(self.device)].T
         times.append(time.perf_counter())
         points_N3, scales_N, _ = self.expert(features)
         times.append(time.perf_counter())
@@ -120,32 +138,41 @@ class Localizer:
         pose_44, hessian_66 = solution.camera_from_map_44, solution.hessian_66 / self.bundle.covariance_factors[modality]
         score = torch.zeros_like(solution.score)
         times.append(time.perf_counter())
-        if keypoints is not None:
-            pose_44, hessian_66, score = self._by_landmarks(keypoints.result(), frame.camera, pose_44, hessian_66)
+        if view is not None:
+            pose_44, hessian_66, score = self._by_landmarks(view.result(), pose_44, hessian_66)
         times.append(time.perf_counter())
         evidence = self._evidence(problem, pose_44, grid, pose_covariance(hessian_66, pose_44), score).cpu().numpy()
         times.append(time.perf_counter())
         return self._answer(frame, modality, evidence, times)
 
-    def _by_landmarks(self, keypoints: Keypoints, camera: Camera, pose_44: Tensor, hessian_66: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The pose by keypoints matched near where the first pose puts the landmarks; that first pose where too few agree."""
-        options = self.estimator
-        rays_M2, words_MD, usable_M = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in padded(keypoints))
-        pixel = min(camera.width, camera.height) / 480 / camera.fx  # one pixel of an image 480 high, on the plane z = 1
-        anywhere_M3, weights_M = match_anywhere(self.landmarks, words_MD, usable_M)
-        problem = self._landmark_problem(anywhere_M3, rays_M2[:len(weights_M)], weights_M > 0, pixel)
-        solution = estimate(problem, weights_M.double(), options.hypotheses_landmarks, options, self._generator, pose_44)
-        start_44 = torch.where(solution.score >= MIN_ANYWHERE, solution.camera_from_map_44, pose_44)
-        found = candidates(self.landmarks, start_44, rays_M2, words_MD)
-        # Wide around the first pose, then narrow around the better one: more keypoints find their landmark, fewer a wrong one.
-        for radius, ratio in ((options.landmark_radius_px, FIRST_RATIO), (SECOND_RADIUS_PX, SECOND_RATIO)):
-            points_M3, matched_M = match(found, start_44, rays_M2, usable_M, radius * pixel, ratio)
-            problem = self._landmark_problem(points_M3, rays_M2, matched_M, pixel)
-            solution = estimate(problem, matched_M.double(), options.hypotheses_landmarks, options, self._generator, start_44)
-            start_44 = solution.camera_from_map_44
+    @torch.inference_mode()
+    def _look(self, frame: Frame) -> View:
+        """Keypoints, and the pose that those of them agree on that look like some landmark, whichever. Runs beside the encoder."""
+        rays, words, usable = padded(detect(frame.image, frame.camera))
+        rays_M2, words_MD, usable_M = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in (rays, words, usable))
+        words_MC = compress(words_MD, self.landmarks.basis_DC)
+        pixel = min(frame.camera.width, frame.camera.height) / 480 / frame.camera.fx
+        points_M3, weights_M = match_anywhere(self.landmarks, words_MC, usable_M)
+        problem = self._landmark_problem(points_M3, rays_M2[:len(weights_M)], weights_M > 0, pixel)
+        generator = torch.Generator(self.device).manual_seed(frame.stamp_ns & 0x7FFFFFFFFFFFFFFF)
+        return View(rays_M2, words_MC, usable_M, pixel, estimate(
+            problem, weights_M.double(), self.estimator.hypotheses_landmarks, self.estimator, generator))
+
+    def _by_landmarks(self, view: View, pose_44: Tensor, hessian_66: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The pose by keypoints matched near where a first pose puts the landmarks; the cells' pose where too few agree."""
+        options, rays_M2, usable_M, pixel = self.estimator, view.rays_M2, view.usable_M, view.pixel
+        start_44 = torch.where(view.anywhere.score >= MIN_ANYWHERE, view.anywhere.camera_from_map_44, pose_44)
+        found = candidates(self.landmarks, start_44, rays_M2, view.descriptors_MC)
+        points_M3, matched_M = match(found, start_44, rays_M2, usable_M, options.landmark_radius_px * pixel, FIRST_RATIO)
+        problem = self._landmark_problem(points_M3, rays_M2, matched_M, pixel)
+        solution = refine_best(problem, start_44[None], options, FIRST_WIDENING)
+        # Once more, narrowly, around the better pose: more keypoints find their landmark, fewer a wrong one.
+        points_M3, matched_M = match(found, solution.camera_from_map_44, rays_M2, usable_M, SECOND_RADIUS_PX * pixel, SECOND_RATIO)
+        problem = self._landmark_problem(points_M3, rays_M2, matched_M, pixel)
+        solution = refine_best(problem, solution.camera_from_map_44[None], options)
         enough = solution.score >= options.min_landmarks
         precise_66 = solution.hessian_66 / self.bundle.covariance_factors['landmarks']
-        return (torch.where(enough, start_44, pose_44), torch.where(enough, precise_66, hessian_66),
+        return (torch.where(enough, solution.camera_from_map_44, pose_44), torch.where(enough, precise_66, hessian_66),
                 torch.where(enough, solution.score, torch.zeros_like(solution.score)))
 
     def _landmark_problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> RayProblem:

@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 
 from dsac_ros.errors import MapError
 from dsac_ros.landmarks.keypoints import DIMENSIONS
-from dsac_ros.landmarks.landmarks import Landmarks
+from dsac_ros.landmarks.landmarks import COMPRESSED, Landmarks
 from dsac_ros.networks.encoder import CHANNELS, ENCODER_ID, WEIGHTS_SHA256
 from dsac_ros.networks.expert import Expert
 
@@ -209,16 +209,17 @@ def _build(file: Path, tensors: dict[str, torch.Tensor]) -> Expert:
 
 
 def _landmarks(file: Path, tensors: dict[str, torch.Tensor]) -> Landmarks:
-    expected = {'landmarks.points': (3, torch.float32), 'landmarks.views': (3, torch.float16),
-                'landmarks.descriptors': (DIMENSIONS, torch.uint8)}
-    if sorted(tensors) != sorted(expected):
-        raise MapError(f'{file}: landmarks: expected {", ".join(expected)}; found {", ".join(sorted(tensors))[:200]}')
-    count = len(tensors['landmarks.points']) if tensors['landmarks.points'].ndim else 0
-    for name, (columns, dtype) in expected.items():
-        value = tensors[name]
-        if value.dtype != dtype or tuple(value.shape) != (count, columns) or not 0 < count <= MAX_LANDMARKS:
-            raise MapError(f'{file}: tensor {name}: expected shape (1 to {MAX_LANDMARKS}, {columns}) of {dtype}, '
-                           f'found {tuple(value.shape)} of {value.dtype}')
+    points = tensors.get('landmarks.points')
+    count = len(points) if points is not None and points.ndim else 0
+    if not 0 < count <= MAX_LANDMARKS:
+        raise MapError(f'{file}: expected 1 to {MAX_LANDMARKS} landmarks, found {count}')
+    expected = {'landmarks.points': ((count, 3), torch.float32), 'landmarks.views': ((count, 3), torch.float16),
+                'landmarks.descriptors': ((count, COMPRESSED), torch.int8), 'landmarks.basis': ((DIMENSIONS, COMPRESSED), torch.float32)}
+    found = {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        raise MapError(f'{file}: tensor {wrong[0]}: expected {expected.get(wrong[0])}, found {found.get(wrong[0])}')
+    for name, value in tensors.items():
         if not value.isfinite().all():
             raise MapError(f'{file}: tensor {name}: expected finite numbers')
     return Landmarks.from_tensors(tensors)

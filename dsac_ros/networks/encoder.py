@@ -19,14 +19,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from dsac_ros.errors import DecodeError, MapError
 
 STRIDE = 8
-SHORT_SIDE = 240
+SHORT_SIDE = 192
 # Every stride-2 layer then sees an even size, so that its padding and hence the place of every cell are the same for all images.
 MULTIPLE = 32
 MAX_ASPECT = 4
 WEIGHTS_SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'
 TAPS = (2, 4, 7, 10, 14, 15)  # blocks whose outputs are kept: strides 4, 8, 16, 16, 32, 32
 CHANNELS = 24 + 40 + 80 + 112 + 192 + 320
-ENCODER_ID = 'efficientnet-lite0/taps-2-4-7-10-14-15/240'
+ENCODER_ID = 'efficientnet-lite0/taps-2-4-7-10-14-15/192'
 
 
 def input_size(width: int, height: int) -> tuple[int, int]:

@@ -43,7 +43,12 @@ def estimate(problem: RayProblem | PointProblem, sampling_weights_N: Tensor, hyp
     scores_K = soft_inliers(problem.residuals(poses_K44.float()), options.inlier_sigmas).sum(-1)
     scores_K = torch.where(valid_K, scores_K, torch.full_like(scores_K, -1))
     top = scores_K.topk(min(options.refined, len(scores_K))).indices
-    refined_k44 = refine(problem, poses_K44[top], options)
+    return refine_best(problem, poses_K44[top], options)
+
+
+def refine_best(problem: RayProblem | PointProblem, poses_k44: Tensor, options: EstimatorOptions, widening: float = 0.0) -> Solution:
+    """Refine all candidates; the best is chosen afterwards."""
+    refined_k44 = refine(problem, poses_k44, options, widening or options.refine_widening)
     residuals_kN = problem.residuals(refined_k44)
     weights_kN = soft_inliers(residuals_kN, options.inlier_sigmas)
     best = weights_kN.sum(-1).argmax()
@@ -57,12 +62,12 @@ def soft_inliers(residuals: Tensor, threshold: float) -> Tensor:
     return torch.sigmoid(5 - residuals * (5 / threshold))
 
 
-def refine(problem: RayProblem | PointProblem, poses_k44: Tensor, options: EstimatorOptions) -> Tensor:
-    """Iteratively re-weighted Gauss-Newton from a wide to the final threshold, all candidates at once."""
+def refine(problem: RayProblem | PointProblem, poses_k44: Tensor, options: EstimatorOptions, widening: float) -> Tensor:
+    """Iteratively re-weighted Gauss-Newton from a threshold `widening` times as wide to the final one, all candidates at once."""
     steps = options.refine_steps
     for step in range(steps):
-        widening = 1 + (options.refine_widening - 1) * (1 - step / max(1, steps - 1))
-        gradient_k6, hessian_k66, _ = normal_equations(problem, poses_k44, options.inlier_sigmas * widening)
+        threshold = options.inlier_sigmas * widening ** (1 - step / max(1, steps - 1))
+        gradient_k6, hessian_k66, _ = normal_equations(problem, poses_k44, threshold)
         damped = hessian_k66 + 1e-6 * torch.diag_embed(hessian_k66.diagonal(dim1=-2, dim2=-1)) + 1e-9 * torch.eye(
             6, dtype=hessian_k66.dtype, device=hessian_k66.device)
         update_k6 = torch.linalg.solve_ex(damped, -gradient_k6)[0]
@@ -72,8 +77,8 @@ def refine(problem: RayProblem | PointProblem, poses_k44: Tensor, options: Estim
 
 def normal_equations(problem: RayProblem | PointProblem, poses_k44: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient (k, 6), Gauss-Newton Hessian (k, 6, 6) and weights (k, N) of the soft inlier cost at the poses."""
-    weights_kN = soft_inliers(problem.residuals(poses_k44), threshold)
-    residual, jacobian = problem.linearise(poses_k44)
+    residual, jacobian, usable_kN = problem.linearise(poses_k44)
+    weights_kN = soft_inliers(residual.norm(dim=-1), threshold) * usable_kN
     weights = weights_kN[..., None].expand(residual.shape).flatten(1)
     jacobian = jacobian.flatten(1, 2)
     weighted = jacobian * weights[..., None]

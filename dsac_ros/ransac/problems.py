@@ -59,18 +59,17 @@ class RayProblem:
         far = torch.full_like(square, torch.inf)
         return torch.where(seen, (square / variance).sqrt(), far), torch.where(seen, square.sqrt(), far)
 
-    def linearise(self, poses_K44: Tensor) -> tuple[Tensor, Tensor]:
-        """Whitened residuals (K, N, 2) and Jacobians (K, N, 2, 6) for a left perturbation (rotation, translation)."""
-        camera_KN3 = self.points_N3 @ poses_K44[:, :3, :3].mT + poses_K44[:, None, :3, 3]
-        x, y, z = camera_KN3.unbind(-1)
+    def linearise(self, poses_K44: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whitened residuals (K, N, 2), Jacobians (K, N, 2, 6) for a left perturbation (rotation, translation), and usable ones (K, N)."""
+        x, y, z = (self.points_N3 @ poses_K44[:, :3, :3].mT + poses_K44[:, None, :3, 3]).unbind(-1)
+        seen = (z > MIN_DEPTH) & self.usable_N
         inverse = 1 / z.clamp(min=MIN_DEPTH)
         u, v = x * inverse, y * inverse
         whiten = ((self.scales_N * inverse).square() + self.noise ** 2).rsqrt()
-        residual = torch.stack([u, v], -1) - self.rays_N2
-        o = torch.zeros_like(u)
-        jacobian = torch.stack([torch.stack([-u * v, 1 + u * u, -v, inverse, o, -u * inverse], -1),
-                                torch.stack([-1 - v * v, u * v, u, o, inverse, -v * inverse], -1)], -2)
-        return residual * whiten[..., None], jacobian * whiten[..., None, None]
+        residual = (torch.stack([u, v], -1) - self.rays_N2) * whiten[..., None]
+        o, uv = torch.zeros_like(u), u * v
+        rows = [-uv, 1 + u * u, -v, inverse, o, -u * inverse, -1 - v * v, uv, u, o, inverse, -v * inverse]
+        return residual, (torch.stack(rows, -1) * whiten[..., None]).unflatten(-1, (2, 6)), seen
 
 
 @dataclass(frozen=True)
@@ -103,10 +102,10 @@ class PointProblem:
         distance = (flat.view(len(poses_K44), 3, -1) - self.camera_N3.to(dtype).T).square().sum(1).sqrt()
         return torch.where(self.usable_N, distance, torch.full_like(distance, torch.inf))
 
-    def linearise(self, poses_K44: Tensor) -> tuple[Tensor, Tensor]:
-        """Whitened residuals (K, N, 3) and Jacobians (K, N, 3, 6) for a left perturbation (rotation, translation)."""
+    def linearise(self, poses_K44: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whitened residuals (K, N, 3), Jacobians (K, N, 3, 6) for a left perturbation (rotation, translation), and usable ones (N,)."""
         camera_KN3 = self.points_N3 @ poses_K44[:, :3, :3].mT + poses_K44[:, None, :3, 3]
         whiten = (self.scales_N.square() + self.noise_N.square()).rsqrt()
         eye = torch.eye(3, dtype=camera_KN3.dtype, device=camera_KN3.device).expand(*camera_KN3.shape[:-1], 3, 3)
         jacobian = torch.cat([-se3.skew(camera_KN3), eye], -1)
-        return (camera_KN3 - self.camera_N3) * whiten[:, None], jacobian * whiten[:, None, None]
+        return (camera_KN3 - self.camera_N3) * whiten[:, None], jacobian * whiten[:, None, None], self.usable_N

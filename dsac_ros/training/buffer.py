@@ -58,8 +58,9 @@ def usable_views(frames: list[Frame], encoder: Encoder, device: torch.device, se
     with torch.inference_mode():
         encoder(blank)
         start = time.perf_counter()
-        encoder(blank).sum().item()
-        one = 1.3 * (time.perf_counter() - start)  # cutting views and picking cells costs some, too
+        for _ in range(5):
+            encoder(blank).sum().item()
+        one = 1.5 * (time.perf_counter() - start) / 5  # cutting views and picking cells costs some, too
     views = max(MIN_VIEWS, int(seconds / one))
     augmented = min(augmented, max(0, views // len(frames) - 1))
     keep = max(1, -(-len(frames) * (1 + augmented) // views))

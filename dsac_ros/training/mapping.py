@@ -69,7 +69,7 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         head = train_head(buffer, options, train_until, stopped, quiet)
     low, high = np.quantile(points, [0.01, 0.99], axis=0)
     centre, extent = ((low + high) / 2).tolist(), (high - low).tolist()
-    factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only)
+    factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only, deadline)
     record = describe(options, head, buffer, landmarks, left_out, errors, len(frames), len(held_out), time.monotonic() - start, where)
     return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite)
 

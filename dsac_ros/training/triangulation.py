@@ -1,4 +1,4 @@
-"""Keypoints of posed frames -> points of the map: matched along epipolar lines between views and triangulated, with depth where there is any.
+"""Keypoints of posed frames -> points of the map, matched along epipolar lines and triangulated, with depth where there is any.
 
 They become the landmarks of a map, and without depth the targets of its head: in minutes a reprojection loss cannot find out how far
 things are, a few hundred triangulated points a frame can tell it.
@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-import cv2
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
@@ -20,7 +19,6 @@ from tqdm import tqdm
 from dsac_ros.geometry.camera import normalised
 from dsac_ros.landmarks.keypoints import Keypoints, detect
 from dsac_ros.landmarks.landmarks import Landmarks
-from dsac_ros.networks.encoder import input_size
 from dsac_ros.records import Frame
 from dsac_ros.training.buffer import Targets
 
@@ -59,16 +57,10 @@ def triangulate_frames(frames: list[Frame], use_depth: bool, deadline: float, qu
     # Threads suffice: OpenCV and the matrix products release the interpreter.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         progress = partial(tqdm, total=len(frames), disable=quiet, unit='frame', dynamic_ncols=True)
-        keypoints = list(progress(pool.map(detect_in, frames), desc='keypoints'))
+        keypoints = list(progress(pool.map(lambda frame: detect(frame.image, frame.camera), frames), desc='keypoints'))
         order = np.random.default_rng(0).permutation(len(frames)).tolist()
         list(progress(pool.map(solve, order), desc='triangulate'))
     return found
-
-
-def detect_in(frame: Frame) -> Keypoints:
-    """The keypoints as the localizer will see them."""
-    resized = cv2.resize(frame.image, input_size(frame.camera.width, frame.camera.height), interpolation=cv2.INTER_AREA)
-    return detect(resized, frame.camera)
 
 
 def triangulated_targets(found: dict[int, FramePoints]) -> Targets:
@@ -96,7 +88,8 @@ def to_landmarks(found: dict[int, FramePoints], frames: list[Frame], most: int, 
     views = np.concatenate([frames[i].map_from_camera[:3, 3] - p.points_M3 for i, p in found.items()])
     words = np.concatenate([p.descriptors_MD for p in found.values()])
     kept = np.sort(rng.permutation(len(points))[:most])
-    return Landmarks(*(torch.from_numpy(array[kept]).float() for array in (points, views, words)))
+    points_L3, views_L3, words_LD = (torch.from_numpy(array[kept]).float() for array in (points, views, words))
+    return Landmarks.compressed(points_L3, views_L3, words_LD)
 
 
 def choose_partners(index: int, poses_F44: np.ndarray) -> np.ndarray:
