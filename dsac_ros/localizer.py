@@ -127,7 +127,8 @@ class Localizer:
         if depth is None or np.count_nonzero(depth) < MIN_DEPTH_CELLS:
             modality, depth = 'rgb', None
         times.append(time.perf_counter())
-        features = self.encoder(image_to_tensor(resized).to(self.device, non_blocking=True))[0].flatten(1)[:, grid.cells_N.to(self.device)].T
+        maps_CHW = self.encoder(image_to_tensor(resized).to(self.device, non_blocking=True))[0]
+        features = maps_CHW.flatten(1)[:, grid.cells_N.to(self.device)].T
         times.append(time.perf_counter())
         points_N3, scales_N, _ = self.expert(features)
         times.append(time.perf_counter())
@@ -170,7 +171,9 @@ class Localizer:
         points_M3, matched_M = match(found, solution.camera_from_map_44, rays_M2, usable_M, SECOND_RADIUS_PX * pixel, SECOND_RATIO)
         problem = self._landmark_problem(points_M3, rays_M2, matched_M, pixel)
         solution = refine_best(problem, solution.camera_from_map_44[None], options)
-        enough = solution.score >= options.min_landmarks
+        # Landmarks on one poster agree on more than one pose; spread over the image they do not.
+        spread = occupied(rays_M2, solution.weights_N, 1.5)
+        enough = (solution.score >= options.min_landmarks) & (spread >= options.min_landmark_spread)
         precise_66 = solution.hessian_66 / self.bundle.covariance_factors['landmarks']
         return (torch.where(enough, solution.camera_from_map_44, pose_44), torch.where(enough, precise_66, hessian_66),
                 torch.where(enough, solution.score, torch.zeros_like(solution.score)))
@@ -191,13 +194,11 @@ class Localizer:
         noise_N = self.estimator.depth_noise_floor + self.estimator.depth_noise * z_N.square()
         return PointProblem(points_N3, camera_N3, deviations_N, z_N > 0, noise_N)
 
-    def _evidence(self, problem: RayProblem | PointProblem, pose_44: Tensor, grid: CellGrid, covariance: Tensor, landmarks: Tensor) -> Tensor:
+    def _evidence(self, problem: RayProblem | PointProblem, pose_44: Tensor, grid: CellGrid, covariance: Tensor,
+                  landmarks: Tensor) -> Tensor:
         """All that goes to the host, in one copy: map_from_camera, covariance, inliers, usable cells, spread, residual, landmarks."""
         weights = soft_inliers(problem.residuals(pose_44[None])[0], self.estimator.inlier_sigmas)
-        x, y = (torch.from_numpy(grid.rays_N2).to(self.device) - torch.from_numpy(grid.rays_N2.min(0)).to(self.device)).T
-        tile = (4 * x / (x.max() + 1e-9)).clamp(max=3.99).long() * 4 + (4 * y / (y.max() + 1e-9)).clamp(max=3.99).long()
-        per_tile = torch.zeros(16, dtype=weights.dtype, device=self.device).index_add_(0, tile, weights)
-        spread = (per_tile > 0.05 * len(weights) / 16).double().mean()
+        spread = occupied(torch.from_numpy(grid.rays_N2).to(self.device), weights, 0.05 * len(weights) / 16)
         distances = problem.distances(pose_44[None])[0]
         rms = ((weights * distances.nan_to_num(0, 0, 0).square()).sum() / weights.sum().clamp(min=1e-9)).sqrt()
         return torch.cat([se3.inverse(pose_44).flatten(), covariance.flatten(),
@@ -213,6 +214,14 @@ class Localizer:
         stages = {name: 1e3 * (b - a) for name, a, b in zip(STAGES, times, times[1:])}
         return Estimate(frame.stamp_ns, map_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
                         rms * (frame.camera.fx if modality == 'rgb' else 1.0), landmarks, stages)
+
+
+def occupied(rays_N2: Tensor, weights_N: Tensor, least: float) -> Tensor:
+    """Share of a 4 x 4 grid over the view whose tiles hold more than `least` of the weights."""
+    low_2, high_2 = rays_N2.amin(0), rays_N2.amax(0)
+    tile_N2 = (4 * (rays_N2 - low_2) / (high_2 - low_2 + 1e-9)).clamp(max=3.99).long()
+    per_tile = torch.zeros(16, dtype=weights_N.dtype, device=weights_N.device).index_add_(0, 4 * tile_N2[:, 1] + tile_N2[:, 0], weights_N)
+    return (per_tile > least).double().mean()
 
 
 def guidance(scales_N: Tensor) -> Tensor:

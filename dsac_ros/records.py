@@ -50,7 +50,8 @@ class Camera:
 class Frame:
     """One view: what a reader yields and what the localizer takes.
 
-    image: (H, W, 3) uint8 RGB. depth: (H, W) float32 metres along the optical axis, registered to the image, 0 where there is none; or None.
+    image: (H, W, 3) uint8 RGB. depth: (H, W) float32 metres along the optical axis, registered to the image, 0 where there is none;
+    or None.
     map_from_camera: reference pose where the source knows one. name: the source's own id of the frame.
     """
 

@@ -15,7 +15,7 @@ mkdir -p "$OUT"
 touch "$OUT/.demo"
 
 step 'a room, seen on a mapping trajectory'
-dsac-ros synth --room 1 --trajectory 1 --frames 300 --out "$OUT/mapping_bag"
+dsac-ros synth --room 1 --trajectory 1 --frames 900 --out "$OUT/mapping_bag"
 step 'the same room on another trajectory'
 dsac-ros synth --room 1 --trajectory 2 --frames 100 --out "$OUT/unseen_bag"
 step 'mapping'

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 COMPRESSED = 64  # numbers in a stored descriptor
-SEEN_AT_ONCE = 1200
+SEEN_AT_ONCE = 800
 STRONGEST, TRIED_ANYWHERE = 200, 10_000  # keypoints against landmarks when the pose is unknown
 MAX_ANGLE_COSINE = 0.6  # between the direction that a landmark was mapped from and the one that it is seen from
 MAX_DISTANCE_RATIO = 2.5
@@ -22,8 +22,8 @@ SAME_PLACE = 0.03  # of the distance: landmarks this close are the same thing ma
 
 @dataclass(frozen=True)
 class Landmarks:
-    """points_L3 [m, map frame]; views_L3: from each point to the camera that mapped it [m]; descriptors_LC: float32, compressed, unit length;
-    basis_DC: what compresses a descriptor."""
+    """points_L3 [m, map frame]; views_L3: from each point to the camera that mapped it [m]; descriptors_LC: float32, compressed, unit
+    length; basis_DC: what compresses a descriptor."""
 
     points_L3: Tensor
     views_L3: Tensor

@@ -182,7 +182,8 @@ def _load_tensors(path: Path, entry: ExpertEntry) -> dict[str, torch.Tensor]:
         raise MapError(f'{file}: cannot be read: {error.strerror}; the map is incomplete, copy it again') from error
     found = hashlib.sha256(data).hexdigest()
     if found != entry.sha256:
-        raise MapError(f'{file}: sha256 is {found[:12]}..., the manifest says {entry.sha256[:12]}...; the file is damaged, copy the map again')
+        raise MapError(f'{file}: sha256 is {found[:12]}..., the manifest says {entry.sha256[:12]}...; '
+                       'the file is damaged, copy the map again')
     try:
         return load_tensors(data)
     except Exception as error:  # safetensors raises its own class, ValueError or struct errors by the kind of damage

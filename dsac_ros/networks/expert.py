@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-WIDTH = 256
+WIDTH = 128
 CLUSTERS = 64
 MIN_SCALE, MAX_SCALE = 2e-3, 10.0
 

@@ -5,6 +5,7 @@ Callbacks store (intake), one worker thread decodes, localises and publishes; th
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -67,8 +68,7 @@ class LocalizerNode(Node):
         import torch
 
         from dsac_ros.localizer import Localizer
-        if self.options.threads:
-            torch.set_num_threads(self.options.threads)
+        torch.set_num_threads(self.options.threads or max(1, (os.cpu_count() or 2) // 2))
         self._localizer = Localizer.from_map(self.options.map, self.options.device, estimator, integrity)
         self._localizer.warm_up(None, self.options.modality)
         self.map_frame = self.options.map_frame or self._localizer.map_frame

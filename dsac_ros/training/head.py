@@ -43,7 +43,8 @@ def train_head(buffer: Buffer, options: MappingOptions, until: float, stopped: C
     most = options.steps or ENOUGH_EPOCHS * max(1, samples // batch)
     begin = time.monotonic()
     until = max(until, begin + 1.0) if not options.steps else math.inf
-    with tqdm(total=100, desc='train', disable=quiet, bar_format='{l_bar}{bar}| {elapsed}<{remaining}{postfix}', dynamic_ncols=True) as progress:
+    layout = '{l_bar}{bar}| {elapsed}<{remaining}{postfix}'
+    with tqdm(total=100, desc='train', disable=quiet, bar_format=layout, dynamic_ncols=True) as progress:
         while not stopped():
             done = max(step / most, (time.monotonic() - begin) / (until - begin))
             if done >= 1:

@@ -111,7 +111,8 @@ def describe(options: MappingOptions, head: Head, buffer: Buffer, landmarks: Lan
     """What the manifest says of how the map was made."""
     return {'created': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'options': asdict(options), 'device': device.type,
             'seconds': round(seconds, 1), 'frames': frames, 'held_out_frames': held_out, 'left_out': dict(left_out),
-            'landmarks': 0 if landmarks is None else len(landmarks.points_L3), 'samples': len(buffer.features_SC), 'steps': head.steps, 'median_coordinate_error_m': round(head.median_error_m, 4),
+            'landmarks': 0 if landmarks is None else len(landmarks.points_L3), 'samples': len(buffer.features_SC),
+            'steps': head.steps, 'median_coordinate_error_m': round(head.median_error_m, 4),
             'interrupted': head.interrupted, 'held_out': errors}
 
 

@@ -60,7 +60,7 @@ def triangulate_frames(frames: list[Frame], use_depth: bool, deadline: float, qu
         keypoints = list(progress(pool.map(lambda frame: detect(frame.image, frame.camera), frames), desc='keypoints'))
         order = np.random.default_rng(0).permutation(len(frames)).tolist()
         list(progress(pool.map(solve, order), desc='triangulate'))
-    return found
+    return dict(sorted(found.items()))  # not in the order in which threads were done: the same seed gives the same landmarks
 
 
 def triangulated_targets(found: dict[int, FramePoints]) -> Targets:
@@ -159,7 +159,8 @@ def meet(directions_VM3: np.ndarray, centres_V3: np.ndarray, used_VM: np.ndarray
     """Points (M, 3) closest to the used rays (one pixel of noise each) and to where the first view's depth puts them (NaN: nowhere)."""
     known = np.isfinite(prior_M3).all(1)
     distance = np.where(known, np.linalg.norm(np.nan_to_num(prior_M3) - centres_V3[0], axis=1), 1.0)
-    across = (np.eye(3) - directions_VM3[..., None] * directions_VM3[..., None, :]) * (used_VM * (focal_px / distance) ** 2)[..., None, None]
+    across = np.eye(3) - directions_VM3[..., None] * directions_VM3[..., None, :]
+    across = across * (used_VM * (focal_px / distance) ** 2)[..., None, None]
     along = directions_VM3[0, :, :, None] * directions_VM3[0, :, None, :] * (known / DEPTH_DEVIATION_M ** 2)[:, None, None]
     normal = across.sum(0) + along + 1e-9 * np.eye(3)
     right = np.einsum('vmij,vj->mi', across, centres_V3) + np.einsum('mij,mj->mi', along, np.nan_to_num(prior_M3))

@@ -116,7 +116,7 @@ def window(rng: np.random.Generator, height: int, width: int, tpm: float) -> np.
     for _ in range(rng.integers(2, 6)):
         w, h, x = rng.uniform(0.1, 0.25) * width, rng.uniform(0.15, 0.5) * height, rng.uniform(0, 0.9) * width
         cv2.rectangle(image, (int(x), int(height - h)), (int(x + w), height), colour(rng, (0.1, 0.5), (0.5, 0.9)), -1)
-        for k in range(rng.integers(3, 14)):
+        for _ in range(rng.integers(3, 14)):
             px, py = x + rng.uniform(0.05, 0.8) * w, height - rng.uniform(0.15, 0.95) * h
             cv2.rectangle(image, (int(px), int(py)), (int(px + 0.15 * w), int(py + 0.09 * h)), (0.2, 0.22, 0.3), -1)
     frame, rgb = max(int(0.05 * tpm), 1), colour(rng, (0.0, 0.3), (0.6, 0.95))
