@@ -1,6 +1,7 @@
 """A room small enough for seconds, its map, and real nodes in a DDS domain of their own."""
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import threading
@@ -11,9 +12,9 @@ import pytest
 
 # Before the first DDS participant of this process, which reads them once.
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-PROFILE = str(Path(__file__).parents[2] / 'dsac_ros' / 'ros' / 'fastdds_profile.xml')
-os.environ.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', PROFILE)
-os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', PROFILE)
+FAST_DDS_2 = importlib.util.find_spec('fastrtps_cmake_module') is not None
+os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE' if FAST_DDS_2 else 'FASTDDS_DEFAULT_PROFILES_FILE',
+                      str(Path(__file__).parents[2] / 'dsac_ros' / 'ros' / 'fastdds_profile.xml'))
 
 _domains = itertools.count(os.getpid())
 
