@@ -10,7 +10,7 @@ from dsac_ros.geometry.camera import normalised
 from dsac_ros.records import Camera
 
 SHORT_SIDE = 240
-COUNT = 400
+COUNT = 600
 CONTRAST = 0.02
 DIMENSIONS = 128
 
