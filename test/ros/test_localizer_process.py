@@ -78,7 +78,9 @@ def test_live_replay(small_room: tuple[Path, list[Frame]]) -> None:
     results = list(replay)
     assert [(r.stamp_ns, r.name) for r in results] == [(f.stamp_ns, f.name) for f in source]
     answered = [r for r in results if r.answered]
-    assert len(answered) >= 0.7 * len(results), Counter(r.reasons for r in results)
+    # How many frames a busy machine drops says nothing of the node; what it looked at, it has to answer.
+    kept = [r for r in results if r.reasons != ('dropped',)]
+    assert len(kept) >= 8 and len(answered) >= 0.7 * len(kept), Counter(r.reasons for r in results)
     for result in answered:
         assert np.linalg.norm((result.map_from_camera - result.reference)[:3, 3]) < 0.3
         assert result.state == 'TRACKING' and result.latency_ms > 0 and result.covariance.shape == (6, 6)
