@@ -37,7 +37,7 @@ def expert(seed: int = 0) -> Expert:
 def landmarks(count: int = 30) -> Landmarks:
     g = torch.Generator().manual_seed(5)
     words = torch.nn.functional.normalize(torch.rand(count, DIMENSIONS, generator=g), dim=1)
-    return Landmarks(torch.randn(count, 3, generator=g) * 20, torch.randn(count, 3, generator=g), words)
+    return Landmarks.compressed(torch.randn(count, 3, generator=g) * 20, torch.randn(count, 3, generator=g), words)
 
 
 def saved(path: Path, seed: int = 0, overwrite: bool = False, **changed: Any) -> MapBundle:
@@ -101,7 +101,8 @@ def test_landmarks_round_trip(path: Path, tmp_path: Path) -> None:
     ours, made = load_map(path).landmarks, landmarks()
     assert torch.equal(ours.points_L3, made.points_L3)
     torch.testing.assert_close(ours.views_L3, made.views_L3, rtol=2 ** -11, atol=1e-6)  # float16
-    torch.testing.assert_close(ours.descriptors_LD, made.descriptors_LD, rtol=0, atol=0.003)  # 1/255, half of it, normalised again
+    torch.testing.assert_close(ours.descriptors_LC, made.descriptors_LC, rtol=0, atol=0.006)  # 1/127, half of it, normalised again
+    assert torch.equal(ours.basis_DC, made.basis_DC)
     saved(tmp_path / 'none.dsacmap', landmarks=None)
     assert load_map(tmp_path / 'none.dsacmap').landmarks is None
 
@@ -159,10 +160,12 @@ def test_one_flipped_bit(path: Path) -> None:
     (lambda t: t.pop('landmarks.views'), 'landmarks'),
     (lambda t: t.update({'landmarks.colours': torch.zeros(30, 3)}), 'landmarks'),
     (lambda t: t.update({'landmarks.points': torch.zeros(29, 3)}), 'landmarks.'),
-    (lambda t: t.update({'landmarks.points': torch.zeros(())}), 'landmarks.'),
+    (lambda t: t.update({'landmarks.points': torch.zeros(())}), 'landmarks'),
     (lambda t: t.update({'landmarks.points': torch.zeros(30, 3).double()}), 'landmarks.points'),
     (lambda t: t['landmarks.points'].__setitem__((2, 1), torch.nan), 'landmarks.points'),
     (lambda t: t['landmarks.views'].__setitem__((2, 1), torch.inf), 'landmarks.views'),
+    (lambda t: t['landmarks.basis'].__setitem__((2, 1), torch.nan), 'landmarks.basis'),
+    (lambda t: t.update({'landmarks.basis': torch.zeros(64, 64)}), 'landmarks.basis'),
     (lambda t: t.update({'landmarks.descriptors': torch.zeros(30, 64, dtype=torch.uint8)}), 'landmarks.descriptors'),
 ])
 def test_wrong_tensors(path: Path, change: Callable, words: str) -> None:

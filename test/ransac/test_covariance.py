@@ -14,7 +14,7 @@ from dsac_ros.geometry import se3
 from dsac_ros.ransac.covariance import pose_covariance
 from dsac_ros.ransac.estimator import estimate
 
-TRIALS = 100
+TRIALS = 150
 OPTIONS = EstimatorOptions(refined=8, refine_steps=8, inlier_sigmas=2.5)  # stated, so that tuning the defaults moves nothing here
 
 
@@ -69,16 +69,14 @@ def nees(make: Callable, scene_noise: float, outliers: float, **noise: float) ->
     return np.array(values)
 
 
-@pytest.mark.parametrize(('make', 'noise'), [(scenes.ray_problem, {'pixel_noise': 1.0}), (scenes.point_problem, {'depth_noise': 0.01})])
+@pytest.mark.parametrize(('make', 'noise'), [(scenes.ray_problem, {'scene_noise': 0.0, 'pixel_noise': 1.0}),
+                                             (scenes.point_problem, {'scene_noise': 0.02, 'depth_noise': 0.01})])
 def test_honest_for_independent_noise(make: Callable, noise: dict[str, float]) -> None:
-    """The mean of 100 trials is that of Huber's sandwich (near 6) +- 3 sqrt(12 / 100) = 1.0. Rays: the projection takes the noise of
-    a point along the ray for nothing, 1 + u^2 of the variance off the axis, where the lever is longest: 1.15 in this view."""
-    values = nees(make, 0.02, 0.0, **noise)
-    dimensions, off_axis = (2, 1.15) if make is scenes.ray_problem else (3, 1.0)
-    expected = off_axis * scenes.expected_nees(dimensions, OPTIONS.inlier_sigmas)
-    print(make.__name__, expected, values.mean(), np.quantile(values, [0.5, 0.9, 0.99]))
-    assert 5.0 < expected < 8.5
-    assert abs(values.mean() - expected) < 1.0
+    """The mean of 150 trials is that of Huber's sandwich (near 6) +- 3.5 sqrt(12 / 150) = 1.0. Noise of the points themselves is left to
+    the test of the bias below: it is what rays are not honest about."""
+    values = nees(make, outliers=0.0, **noise)
+    expected = scenes.expected_nees(2 if make is scenes.ray_problem else 3, OPTIONS.inlier_sigmas)
+    assert 5.0 < expected < 8.5 and abs(values.mean() - expected) < 1.0, (values.mean(), expected)
 
 
 @pytest.mark.parametrize(('make', 'noise'), [(scenes.ray_problem, {'pixel_noise': 1.0}), (scenes.point_problem, {'depth_noise': 0.01})])
@@ -86,3 +84,20 @@ def test_outliers_do_not_make_it_overconfident(make: Callable, noise: dict[str, 
     """With 30 % outliers some near ones join in with part of their weight; the median stays that of chi-square within a factor 1.6."""
     values = nees(make, 0.02, 0.3, **noise)
     assert 5.35 / 1.6 < np.median(values) < 5.35 * 1.6
+
+
+@pytest.mark.xfail(strict=True, reason='the reprojection residual, whitened with the noisy depth, prefers points that seem far: 52 mm too '
+                                       'near at 0.1 m of noise, where a point-to-ray residual has 0.2 mm; see the docstring')
+def test_the_position_is_not_drawn_along_the_optical_axis() -> None:
+    """Points with 0.1 m of noise, as a head has it: the mean error along the axis must vanish against the scatter (8 mm) of one frame.
+
+    A point that noise puts farther away counts more (its whitening is z / scale) and its error on the image plane is smaller (1 / z is
+    convex): both draw the camera the same way, whatever the number of points.
+    """
+    along = []
+    for seed in range(30):
+        problem, truth = scenes.ray_problem(seed, count=1000, scene_noise=0.1, pixel_noise=1.0, scale=0.1)
+        solution = estimate(problem, torch.ones(1000, dtype=torch.float64), 64, OPTIONS, torch.Generator().manual_seed(seed))
+        shift = np.linalg.inv(solution.camera_from_map_44.numpy())[:3, 3] - np.linalg.inv(truth)[:3, 3]
+        along.append((truth[:3, :3] @ shift)[2])
+    assert abs(np.mean(along)) < 0.008, np.mean(along)

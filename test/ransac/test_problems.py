@@ -33,7 +33,8 @@ def test_jacobian_is_that_of_automatic_differentiation(make: Callable) -> None:
     problem, truth = make(1, count=30, scene_noise=0.05)
     problem = varied(problem)
     poses = poses_near(truth)
-    residual, jacobian = problem.linearise(poses)
+    residual, jacobian, usable = problem.linearise(poses)
+    assert usable.all()
 
     def raw(tangent: torch.Tensor) -> torch.Tensor:
         """Residuals of one pose in their own units, by projection written out here."""

@@ -1,6 +1,7 @@
 """The covariance factors are what chi-square asks for, measured with errors of a known size."""
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +28,8 @@ def test_pose_error_is_about_the_axes_of_the_map() -> None:
         np.testing.assert_allclose(reference[:3, 3] + e[:3], estimate[:3, 3], atol=1e-12)
 
 
-def calibrated(monkeypatch: pytest.MonkeyPatch, count: int, understated: float, with_depth: bool = True, landmarks: Any = None) -> Any:
+def calibrated(monkeypatch: pytest.MonkeyPatch, count: int, understated: float, with_depth: bool = True, landmarks: Any = None,
+               deadline: float = math.inf) -> Any:
     """A localizer whose errors have `understated` times the covariance that it states."""
     rng = np.random.default_rng(1)
     stated = np.diag([1e-4, 4e-4, 1e-4, 1e-6, 1e-6, 9e-6])
@@ -37,14 +39,14 @@ def calibrated(monkeypatch: pytest.MonkeyPatch, count: int, understated: float, 
             assert set(bundle.covariance_factors.values()) == {1.0}
 
         def localize(self, frame: Any, modality: str) -> Any:
-            e = rng.multivariate_normal(np.zeros(6), understated * stated)
+            e = rng.normal(size=6) * (understated * stated.diagonal()) ** 0.5
             pose = frame.map_from_camera.copy()
             pose[:3, :3], pose[:3, 3] = Rotation.from_rotvec(e[3:]).as_matrix() @ pose[:3, :3], pose[:3, 3] + e[:3]
             return SimpleNamespace(map_from_camera=pose, covariance=stated, landmarks=50.0, modality=modality)
 
     monkeypatch.setattr(calibration, 'Localizer', Noisy)
     frames = [SimpleNamespace(depth=np.ones((2, 2)), map_from_camera=np.eye(4)) for _ in range(count)]
-    return calibrate(None, landmarks, frames, 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), with_depth)
+    return calibrate(None, landmarks, frames, 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), with_depth, deadline)
 
 
 @pytest.mark.parametrize('understated', [1.0, 25.0])
@@ -76,7 +78,7 @@ def test_a_heavy_tail_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(calibration, 'Localizer', Tailed)
     frames = [SimpleNamespace(depth=np.ones((2, 2)), map_from_camera=np.eye(4)) for _ in range(200)]
-    factors, _ = calibrate(None, None, frames, 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), False)
+    factors, _ = calibrate(None, None, frames, 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), False, math.inf)
     assert factors['rgb'] > 300
 
 
@@ -88,3 +90,8 @@ def test_too_few_frames_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_depth_only_rgb_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     factors, errors = calibrated(monkeypatch, 50, 1.0, with_depth=False)
     assert set(errors) == {'rgb'} and factors['rgbd'] == FALLBACK_FACTOR and factors['rgb'] != FALLBACK_FACTOR
+
+
+def test_a_deadline_that_has_passed_leaves_just_enough_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, errors = calibrated(monkeypatch, 50, 1.0, deadline=-math.inf)
+    assert errors['rgb']['frames'] == errors['rgbd']['frames'] == calibration.MIN_FRAMES

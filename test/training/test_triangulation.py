@@ -76,7 +76,9 @@ def test_landmarks_are_a_choice_of_the_points() -> None:
     found = triangulate_frames(frames, True, time.monotonic() + 500, True)
     everything = np.concatenate([p.points_M3 for p in found.values()])
     few = to_landmarks(found, frames, 50, np.random.default_rng(0))
-    assert few.points_L3.shape == few.views_L3.shape == (50, 3) and few.descriptors_LD.shape[0] == 50
+    assert few.points_L3.shape == few.views_L3.shape == (50, 3) and few.descriptors_LC.shape[0] == 50
+    again = to_landmarks(triangulate_frames(frames, True, time.monotonic() + 500, True), frames, 50, np.random.default_rng(0))
+    np.testing.assert_array_equal(few.points_L3, again.points_L3)  # whichever thread was first
     distance = np.linalg.norm(few.points_L3.numpy()[:, None] - everything[None], axis=2).min(1)
     assert distance.max() < 1e-5
     centres = np.stack([f.map_from_camera[:3, 3] for f in frames])
