@@ -213,7 +213,7 @@ class Localizer:
                         self.integrity)
         stages = {name: 1e3 * (b - a) for name, a, b in zip(STAGES, times, times[1:])}
         return Estimate(frame.stamp_ns, map_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
-                        rms * (frame.camera.fx if modality == 'rgb' else 1.0), landmarks, stages)
+                        rms * (frame.camera.fx if modality == 'rgb' else 1.0), stages, landmarks)
 
 
 def occupied(rays_N2: Tensor, weights_N: Tensor, least: float) -> Tensor:

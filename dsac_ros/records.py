@@ -91,5 +91,5 @@ class Estimate:
     inlier_ratio: float
     spread: float
     residual: float
-    landmarks: float = 0.0
     stage_times_ms: Mapping[str, float] = field(default_factory=dict)
+    landmarks: float = 0.0

@@ -34,6 +34,7 @@ class FrameResult:
     inlier_ratio: float | None = None
     spread: float | None = None
     residual: float | None = None
+    landmarks: float | None = None
     latency_ms: float | None = None
     stage_times_ms: Mapping[str, float] = field(default_factory=dict)
 
@@ -50,7 +51,7 @@ def from_estimate(frame: Frame, estimate: Estimate, latency_ms: float | None) ->
         frame.stamp_ns, frame.name, estimate.verdict.accepted and finite, estimate.modality,
         estimate.map_from_camera if finite else None, estimate.covariance if finite else None, frame.map_from_camera,
         reasons=reasons, expert=estimate.expert, inliers=float(estimate.inliers), inlier_ratio=float(estimate.inlier_ratio),
-        spread=float(estimate.spread), residual=float(estimate.residual), latency_ms=latency_ms,
+        spread=float(estimate.spread), residual=float(estimate.residual), landmarks=float(estimate.landmarks), latency_ms=latency_ms,
         stage_times_ms=dict(estimate.stage_times_ms))
 
 

@@ -268,7 +268,7 @@ class Player:
         reasons = tuple(status.reasons) if pose is not None or not status.accepted else ('no_message',)
         evidence = {}
         if status.modality:
-            evidence = {name: float(getattr(status, name)) for name in ('inliers', 'inlier_ratio', 'spread', 'residual')}
+            evidence = {name: float(getattr(status, name)) for name in ('inliers', 'inlier_ratio', 'spread', 'residual', 'landmarks')}
         return FrameResult(
             frame.stamp_ns, frame.name, pose is not None, status.modality or modality,
             None if pose is None else matrix_from_pose(pose.pose.pose),

@@ -59,12 +59,13 @@ def status_message(stamp_ns: int, map_frame: str, state: int, reasons: Iterable[
     message.stage_times_ms = [float(value) for value in stage_times_ms.values()]
     nan3 = np.full(3, math.nan, np.float32)
     if estimate is None:
-        message.inliers = message.inlier_ratio = message.spread = message.residual = math.nan
+        message.inliers = message.inlier_ratio = message.spread = message.residual = message.landmarks = math.nan
         message.position_stddev = message.rotation_stddev = nan3
         return message
     message.modality, message.expert = estimate.modality, estimate.expert
     message.inliers, message.inlier_ratio = float(estimate.inliers), float(estimate.inlier_ratio)
     message.spread, message.residual = float(estimate.spread), float(estimate.residual)
+    message.landmarks = float(estimate.landmarks)
     stddev = np.sqrt(np.maximum(np.diagonal(estimate.covariance), 0.0)).astype(np.float32)
     message.position_stddev, message.rotation_stddev = stddev[:3], stddev[3:]
     return message

@@ -10,7 +10,7 @@ import torch
 from dsac_ros.evaluation import report
 from dsac_ros.evaluation.replay import replay_offline
 from dsac_ros.localizer import Localizer
-from dsac_ros.maps.bundle import save_map
+from dsac_ros.maps.bundle import COVARIANCE_KEYS, save_map
 from dsac_ros.networks.encoder import CHANNELS
 from dsac_ros.networks.expert import Expert
 from dsac_ros.records import Camera, Frame
@@ -37,7 +37,7 @@ class NoiseSource:
 def untrained_map(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('maps') / 'noise.dsacmap'
-    save_map(path, 'map', 'room', Expert(CHANNELS), {'rgb': 1.0, 'rgbd': 1.0}, [0.0, 0.0, 0.0], [4.0, 4.0, 4.0], {})
+    save_map(path, 'map', 'room', Expert(CHANNELS), None, dict.fromkeys(COVARIANCE_KEYS, 1.0), [0.0, 0.0, 0.0], [4.0, 4.0, 4.0], {})
     return path
 
 
