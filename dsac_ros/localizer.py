@@ -27,9 +27,9 @@ from dsac_ros.records import Camera, Estimate, Frame
 from dsac_ros.tracking.integrity import judge
 
 STAGES = ('prepare', 'encoder', 'expert', 'estimator', 'landmarks', 'evidence')
-FIRST_RATIO, SECOND_RATIO = 0.85, 0.9  # descriptor distances, in the wide and in the narrow search
-SECOND_RADIUS_PX = 8.0
-FIRST_WIDENING = 30.0  # of the inlier threshold at the start: some decimetres off, and ratio-tested matches are mostly right
+MATCH_RATIO = 0.88  # of descriptor distances
+NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
+LANDMARK_WIDENING = 30.0  # of the inlier threshold at the start: some decimetres off, and ratio-tested matches are mostly right
 MIN_ANYWHERE = 10.0  # soft inliers among the matches to anywhere, from which on their pose is the better start
 MIN_DEPTH_CELLS = 30  # fewer cells with depth than this: the frame is solved as RGB
 
@@ -162,15 +162,14 @@ class Localizer:
     def _by_landmarks(self, view: View, pose_44: Tensor, hessian_66: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The pose by keypoints matched near where a first pose puts the landmarks; the cells' pose where too few agree."""
         options, rays_M2, usable_M, pixel = self.estimator, view.rays_M2, view.usable_M, view.pixel
-        start_44 = torch.where(view.anywhere.score >= MIN_ANYWHERE, view.anywhere.camera_from_map_44, pose_44)
+        # A pose by keypoints is pixels off and wants a narrow search, one by cells decimetres and a wide one.
+        precise = view.anywhere.score >= MIN_ANYWHERE
+        start_44 = torch.where(precise, view.anywhere.camera_from_map_44, pose_44)
+        radius = torch.where(precise, NEAR_PX, options.landmark_radius_px) * pixel
         found = candidates(self.landmarks, start_44, rays_M2, view.descriptors_MC)
-        points_M3, matched_M = match(found, start_44, rays_M2, usable_M, options.landmark_radius_px * pixel, FIRST_RATIO)
+        points_M3, matched_M = match(found, start_44, rays_M2, usable_M, radius, MATCH_RATIO)
         problem = self._landmark_problem(points_M3, rays_M2, matched_M, pixel)
-        solution = refine_best(problem, start_44[None], options, FIRST_WIDENING)
-        # Once more, narrowly, around the better pose: more keypoints find their landmark, fewer a wrong one.
-        points_M3, matched_M = match(found, solution.camera_from_map_44, rays_M2, usable_M, SECOND_RADIUS_PX * pixel, SECOND_RATIO)
-        problem = self._landmark_problem(points_M3, rays_M2, matched_M, pixel)
-        solution = refine_best(problem, solution.camera_from_map_44[None], options)
+        solution = refine_best(problem, start_44[None], options, LANDMARK_WIDENING)
         # Landmarks on one poster agree on more than one pose; spread over the image they do not.
         spread = occupied(rays_M2, solution.weights_N, 1.5)
         enough = (solution.score >= options.min_landmarks) & (spread >= options.min_landmark_spread)

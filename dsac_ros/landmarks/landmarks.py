@@ -98,7 +98,7 @@ def candidates(landmarks: Landmarks, camera_from_map_44: Tensor, rays_M2: Tensor
     return Candidates(landmarks.points_L3[chosen], visible_L[chosen], descriptors_MC @ landmarks.descriptors_LC[chosen].T)
 
 
-def match(found: Candidates, camera_from_map_44: Tensor, rays_M2: Tensor, usable_M: Tensor, radius: float,
+def match(found: Candidates, camera_from_map_44: Tensor, rays_M2: Tensor, usable_M: Tensor, radius: Tensor | float,
           ratio: float) -> tuple[Tensor, Tensor]:
     """For each keypoint the most similar landmark within a radius on the image plane around where the pose projects it.
 
