@@ -111,8 +111,8 @@ def test_float32_finds_the_true_pose(kind: str) -> None:
     bearings, points, truth = problems(COUNT, 5, kind)
     poses, valid = solved(bearings, points, torch.float32)
     error = np.where(valid, distance(poses, truth[:, None]), np.inf).min(1)
-    assert np.median(error) < 1e-4 and (error < 1e-2).mean() > 0.985 and (error < 0.1).mean() > 0.995, [
-        (error < t).mean() for t in (1e-3, 1e-2, 1e-1)]
+    shares = [(error < tolerance).mean() for tolerance in (1e-3, 1e-2, 1e-1)]
+    assert np.median(error) < 1e-5 and shares[0] > 0.995 and shares[1] > 0.998 and shares[2] > 0.999, shares  # 0.994 without the polish
 
 
 def test_the_order_of_the_points_does_not_matter() -> None:
