@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     except DsacError as error:
         print(f'dsac-ros {options.command}: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f'dsac-ros {options.command}: interrupted', file=sys.stderr)
+        return 130
 
 
 if __name__ == '__main__':

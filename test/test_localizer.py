@@ -61,6 +61,9 @@ def test_the_same_frame_gives_the_same_bits(localizer: Localizer, modality: str)
             assert getattr(again, name).tobytes() == getattr(first, name).tobytes()
         assert (again.inliers, again.spread, again.residual, again.verdict) == (first.inliers, first.spread, first.residual, first.verdict)
     cells_only = Localizer.from_map(rooms.tiny_map()[0], 'cpu', EstimatorOptions(landmarks=False, refine_steps=1))
+    alone = cells_only.localize(first_frame, modality).map_from_camera.tobytes()  # one step does not hide which sets were drawn
+    cells_only.localize(other, modality)
+    assert cells_only.localize(first_frame, modality).map_from_camera.tobytes() == alone
     stamps = [cells_only.localize(replace(first_frame, stamp_ns=stamp), modality).map_from_camera.tobytes() for stamp in range(1, 5)]
     assert len(set(stamps)) > 1
 
@@ -148,6 +151,11 @@ def test_the_grid_is_of_the_image_that_the_encoder_sees() -> None:
     assert grid.pixels_N2[at].tolist() == [round(44 * 500 / grid.width - 0.5), round(28 * 400 / grid.height - 0.5)]
     assert grid.pixels_N2.min() >= 0 and (grid.pixels_N2.max(0) < [500, 400]).all()
     assert cell_grid(replace(camera)) is grid
+    bent = CAMERAS['plumb_bob']
+    grid = cell_grid(bent)
+    points = np.column_stack([grid.rays_N2, np.ones(len(grid.rays_N2))])
+    seen = cv2.projectPoints(points[:, None], np.zeros(3), np.zeros(3), bent.matrix(), np.array(bent.distortion))[0][:, 0]
+    assert np.abs(seen - grid.pixels_N2).max() < 0.51  # whole pixels nearest to the cells' centres
 
 
 def test_what_was_never_mapped_is_refused(localizer: Localizer) -> None:

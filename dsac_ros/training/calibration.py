@@ -18,6 +18,7 @@ from dsac_ros.records import Frame
 FALLBACK_FACTOR = 100.0  # where no frame could be held out: neighbouring cells share most of their receptive field
 QUANTILES = (0.5, 0.9)
 MIN_FRAMES = 8
+MIN_FACTOR, MAX_FACTOR = 1e-6, 1e8
 
 
 def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], frame_id: str, centre: list[float], extent: list[float],
@@ -46,7 +47,9 @@ def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], 
             metres.append(np.linalg.norm(error[:3]))
             degrees.append(np.degrees(np.linalg.norm(error[3:])))
         if len(squares) >= MIN_FRAMES:
-            factors[key] = float(max(np.quantile(squares, q) / chi2.ppf(q, 6) for q in QUANTILES))
+            factor = max(np.quantile(squares, q) / chi2.ppf(q, 6) for q in QUANTILES)
+            # A hopeless map still has to load, and say that it is: not finite fails both comparisons and gets the largest.
+            factors[key] = float(factor) if MIN_FACTOR < factor < MAX_FACTOR else MIN_FACTOR if factor <= MIN_FACTOR else MAX_FACTOR
             errors[key] = {'frames': len(squares), 'median_translation_m': round(float(np.median(metres)), 4),
                            'median_rotation_deg': round(float(np.median(degrees)), 3)}
     return factors, errors

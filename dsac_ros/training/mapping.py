@@ -65,13 +65,15 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     points = known_points(buffer)
     # Calibration localises the held-out frames with the finished head; a tenth of a second each on a slow core.
     train_until = deadline - 0.5 * len(held_out) - 2
+    # Up to the end, so that a SIGINT during the calibration does not cost the finished head.
     with stop_on_interrupt() as stopped:
         head = train_head(buffer, options, train_until, stopped, quiet)
-    low, high = np.quantile(points, [0.01, 0.99], axis=0)
-    centre, extent = ((low + high) / 2).tolist(), (high - low).tolist()
-    factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only, deadline)
-    record = describe(options, head, buffer, landmarks, left_out, errors, len(frames), len(held_out), time.monotonic() - start, where)
-    return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite)
+        low, high = np.quantile(points, [0.01, 0.99], axis=0)
+        centre, extent = ((low + high) / 2).tolist(), (high - low).tolist()
+        factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only,
+                                    time.monotonic() if stopped() else deadline)
+        record = describe(options, head, buffer, landmarks, left_out, errors, len(frames), len(held_out), time.monotonic() - start, where)
+        return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite)
 
 
 def read_frames(source: FrameSource, options: MappingOptions) -> tuple[list[Frame], list[Frame], Counter[str]]:
