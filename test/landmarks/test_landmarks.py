@@ -1,0 +1,83 @@
+"""Matching against a plain search in numpy, on landmarks whose true matches are known."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from dsac_ros.landmarks.landmarks import COMPRESSED, Landmarks, candidates, compress, match, match_anywhere
+
+COUNT = 400
+
+
+@pytest.fixture
+def scene() -> dict[str, torch.Tensor]:
+    """A camera that sees all landmarks, one keypoint for each with a slightly different descriptor, in another order."""
+    rng = np.random.default_rng(0)
+    rays = rng.uniform(-0.5, 0.5, (COUNT, 2))
+    camera = np.column_stack([rays, np.ones(COUNT)]) * rng.uniform(1.5, 4, (COUNT, 1))
+    camera_from_map = np.eye(4)
+    camera_from_map[:3, :3], camera_from_map[:3, 3] = Rotation.from_rotvec([0.3, -0.5, 0.1]).as_matrix(), [0.4, -0.2, 0.3]
+    points = (camera - camera_from_map[:3, 3]) @ camera_from_map[:3, :3]
+    centre = -camera_from_map[:3, :3].T @ camera_from_map[:3, 3]
+    words = np.abs(rng.normal(size=(COUNT, 128)))
+    words /= np.linalg.norm(words, axis=1, keepdims=True)
+    order = rng.permutation(COUNT)
+    seen = np.abs(words[order] + 0.01 * rng.normal(size=words.shape))
+    seen /= np.linalg.norm(seen, axis=1, keepdims=True)
+    landmarks = Landmarks.compressed(*(torch.from_numpy(a).float() for a in (points, centre - points, words)))
+    return {'landmarks': landmarks, 'pose': torch.from_numpy(camera_from_map), 'rays': torch.from_numpy(rays[order]),
+            'words': compress(torch.from_numpy(seen).float(), landmarks.basis_DC), 'order': torch.from_numpy(order)}
+
+
+def test_every_keypoint_finds_its_landmark(scene) -> None:
+    found = candidates(scene['landmarks'], scene['pose'], scene['rays'], scene['words'])
+    points, matched = match(found, scene['pose'], scene['rays'], torch.ones(COUNT, dtype=torch.bool), 0.02, 0.88)
+    assert matched.float().mean() > 0.95
+    torch.testing.assert_close(points[matched], scene['landmarks'].points_L3[scene['order']][matched])
+
+
+def test_what_projects_elsewhere_or_is_unusable_is_no_match(scene) -> None:
+    found = candidates(scene['landmarks'], scene['pose'], scene['rays'], scene['words'])
+    usable = torch.arange(COUNT) % 2 == 0
+    moved = scene['rays'] + torch.where(torch.arange(COUNT)[:, None] < COUNT // 2, 0.1, 0.0)
+    points, matched = match(found, scene['pose'], moved, usable, 0.02, 0.88)
+    assert not matched[~usable].any() and matched[COUNT // 2:][usable[COUNT // 2:]].float().mean() > 0.95
+    true = (points == scene['landmarks'].points_L3[scene['order']]).all(1)
+    assert not (matched & true)[:COUNT // 2].any()
+
+
+def test_landmarks_seen_from_behind_or_from_far_are_no_candidates(scene) -> None:
+    whole = scene['landmarks']
+    behind, far = (Landmarks(whole.points_L3, views, whole.descriptors_LC, whole.basis_DC)
+                   for views in (-whole.views_L3, 5 * whole.views_L3))
+    assert candidates(whole, scene['pose'], scene['rays'], scene['words']).visible_C.all()
+    for hidden in (behind, far):
+        assert not candidates(hidden, scene['pose'], scene['rays'], scene['words']).visible_C.any()
+
+
+def test_two_places_that_look_alike_are_ambiguous_and_one_mapped_twice_is_not(scene) -> None:
+    one = scene['landmarks']
+    for shift, expected in ((0.3, False), (0.002, True)):  # metres; SAME_PLACE is 3 % of 1.5 m and more
+        twins = Landmarks(torch.cat([one.points_L3, one.points_L3 + shift]), one.views_L3.repeat(2, 1),
+                          one.descriptors_LC.repeat(2, 1), one.basis_DC)
+        found = candidates(twins, scene['pose'], scene['rays'], scene['words'])
+        _, matched = match(found, scene['pose'], scene['rays'], torch.ones(COUNT, dtype=torch.bool), 1.0, 0.88)
+        assert (matched.float().mean() > 0.4) == expected  # of twins only one can be mutual with its keypoint: either will do
+
+
+def test_anywhere_needs_no_pose(scene) -> None:
+    points, weights = match_anywhere(scene['landmarks'], scene['words'], torch.ones(COUNT, dtype=torch.bool))
+    true = (points == scene['landmarks'].points_L3[scene['order'][:len(points)]]).all(1)
+    assert (weights > 0).all() and true.float().mean() > 0.95
+    _, none = match_anywhere(scene['landmarks'], scene['words'], torch.zeros(COUNT, dtype=torch.bool))
+    assert not none.any()
+
+
+def test_the_map_file_keeps_descriptors_to_a_percent(scene) -> None:
+    again = Landmarks.from_tensors(scene['landmarks'].tensors())
+    assert again.descriptors_LC.shape == (COUNT, COMPRESSED)
+    cosine = (again.descriptors_LC * scene['landmarks'].descriptors_LC).sum(1)
+    assert cosine.min() > 0.995
+    torch.testing.assert_close(again.views_L3, scene['landmarks'].views_L3, atol=5e-3, rtol=0)
