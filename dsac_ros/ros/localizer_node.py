@@ -37,6 +37,7 @@ from dsac_ros.ros.images import colour_decoder, decode_camera, decode_depth
 from dsac_ros.ros.intake import Intake, RawFrame, Refusal
 
 JOIN_S = 5.0
+WAKE_S = 0.5
 
 
 class LocalizerNode(Node):
@@ -216,16 +217,29 @@ def _init(arguments: list[str] | None) -> None:
         raise ConfigError(str(error)) from error
 
 
+def spin(node: Node) -> None:
+    """Run the node's callbacks until its context ends.
+
+    rclpy's signal handler wakes the executor before a thread of its own ends the context. An executor that was quick to wait again would
+    then sleep until the next message, so this one wakes by itself.
+    """
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    try:
+        while node.context.ok():
+            executor.spin_once(WAKE_S)
+    except ExternalShutdownException:
+        pass
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM (0), or say in one line why it cannot start (1)."""
     node = None
     try:
         _init(arguments)
         node = LocalizerNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
+        spin(node)
+    except KeyboardInterrupt:
         pass
     except (DsacError, ParameterException, NameValidationException, InvalidQosOverridesError) as error:
         print(f'localizer: {error}', file=sys.stderr)

@@ -1,6 +1,7 @@
 """The real node over real DDS, fed with good and bad messages, one at a time."""
 from __future__ import annotations
 
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('dsac_ros.msg', reason='the messages are not built; see make test')
+from rclpy.context import Context  # noqa: E402
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
@@ -21,6 +23,7 @@ from dsac_ros.msg import LocalizationStatus  # noqa: E402
 from dsac_ros.records import Frame  # noqa: E402
 from dsac_ros.ros import sensor_messages  # noqa: E402
 from dsac_ros.ros.live_replay import Player  # noqa: E402
+from dsac_ros.ros.localizer_node import spin  # noqa: E402
 from dsac_ros.ros.messages import matrix_from_pose  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -290,6 +293,20 @@ def test_who_comes_late_sees_the_first_status(domain_id: int, small_room: tuple[
         while not heard and time.monotonic() < until:
             player.wait_for(lambda: heard, 0.2)
         assert heard[0].state == LocalizationStatus.INITIALISING and not heard[0].accepted
+
+
+def test_spinning_ends_with_the_context_though_nothing_wakes_it(domain_id: int) -> None:
+    context = Context()
+    rclpy.init(context=context, domain_id=domain_id)
+    node = rclpy.create_node('quiet', context=context)
+    thread = threading.Thread(target=spin, args=(node,), daemon=True)
+    thread.start()
+    time.sleep(1.0)
+    with context.handle:
+        context.handle.shutdown()  # as the signal handler's thread does; Context.shutdown would wake the executor too
+    thread.join(10.0)
+    assert not thread.is_alive()
+    node.destroy_node()
 
 
 def test_two_robots_do_not_hear_each_other(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any) -> None:
