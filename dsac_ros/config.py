@@ -109,19 +109,24 @@ class EstimatorOptions(Options):
     """Generate, score, refine (dsac_ros.ransac)."""
 
     hypotheses_rgb: int = option(64, 'minimal sets drawn per RGB frame; every root of P3P is scored', low=8, high=8192)
-    hypotheses_rgbd: int = option(64, 'minimal sets drawn per RGB-D frame', low=8, high=8192)
+    hypotheses_rgbd: int = option(64, 'minimal sets drawn per RGB-D frame, half of them of measured points', low=8, high=8192)
     uniform_share: float = option(0.1, 'share of the draws that ignores the learned guidance', low=0.0, high=1.0)
     scale_factor: float = option(2.0, 'standard deviation of a scene coordinate along an axis, per predicted scale (2 for the '
                                  'isotropic Laplace error that the head is trained for)', low=0.1, high=100.0)
     pixel_noise: float = option(0.1, 'noise of the viewing ray of a cell, in cells', low=1e-3, high=10.0)
     depth_noise: float = option(0.003, 'noise of measured depth z: this times z^2', unit='1/m', low=0.0, high=1.0)
     depth_noise_floor: float = option(0.005, 'noise of measured depth at z = 0', unit='m', low=1e-4, high=1.0)
-    inlier_sigmas: float = option(2.0, 'residual at which a cell counts half as an inlier, in standard deviations', low=0.5, high=20.0)
+    inlier_sigmas: float = option(2.0, 'residual at which a correspondence is as likely an inlier as not, in standard deviations', low=0.5,
+                                  high=20.0)
+    rounds: int = option(1, 'parts that the sets are drawn in, each half near what the best hypothesis so far agrees with', low=1, high=64)
+    early_out: bool = option(False, 'leave further rounds out when the pose is found for sure; waits for the device after each round')
     refined: int = option(2, 'hypotheses that are refined; the best is chosen afterwards', low=1, high=256)
-    refine_steps: int = option(6, 'iterations of re-weighted Gauss-Newton', low=1, high=100)
-    refine_widening: float = option(2.0, 'how much wider the inlier threshold is in the first iteration', low=1.0, high=10.0)
+    refine_steps: int = option(5, 'iterations of expectation maximisation with Gauss-Newton', low=1, high=100)
+    refine_widening: float = option(2.0, 'how much larger the noise is taken in the first iteration', low=1.0, high=10.0)
+    mode_distance: float = option(0.3, 'candidates further apart than this, or than mode_angle, are different places', unit='m', low=0.0,
+                                  high=100.0)
+    mode_angle: float = option(0.15, 'as mode_distance, for the rotation', unit='rad', low=0.0, high=4.0)
     landmarks: bool = option(True, 'match keypoints to the landmarks of the map around the first pose, where the map has any')
-    hypotheses_landmarks: int = option(64, 'minimal sets drawn from the matched landmarks', low=8, high=8192)
     landmark_radius_px: float = option(80.0, 'how far from where the first pose projects it a landmark is looked for, in an image 480 '
                                        'pixels high', unit='px', low=1.0, high=1000.0)
     landmark_noise_px: float = option(1.0, 'noise of a keypoint, in an image 480 pixels high', unit='px', low=0.05, high=20.0)

@@ -15,22 +15,25 @@ from torch import Tensor
 from dsac_ros.config import EstimatorOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError
 from dsac_ros.geometry import se3
-from dsac_ros.geometry.camera import cell_centres, normalised
-from dsac_ros.landmarks.keypoints import detect, padded
+from dsac_ros.geometry.camera import bearings, cell_centres
+from dsac_ros.landmarks.keypoints import LOCALIZING, detect, padded
 from dsac_ros.landmarks.landmarks import candidates, compress, match, match_anywhere
 from dsac_ros.maps.bundle import MapBundle, load_map
 from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
+from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.covariance import pose_covariance
-from dsac_ros.ransac.estimator import Solution, estimate, refine_best, soft_inliers
-from dsac_ros.ransac.problems import PointProblem, RayProblem
+from dsac_ros.ransac.estimator import Solution, estimate, refine_from
+from dsac_ros.ransac.kernel import soft_inliers
+from dsac_ros.ransac.sampling import uniform_draws
 from dsac_ros.records import Camera, Estimate, Frame
 from dsac_ros.tracking.integrity import judge
 
 STAGES = ('prepare', 'encoder', 'expert', 'estimator', 'landmarks', 'evidence')
 MATCH_RATIO = 0.88  # of descriptor distances
 NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
-LANDMARK_WIDENING = 30.0  # of the inlier threshold at the start: some decimetres off, and ratio-tested matches are mostly right
-MIN_ANYWHERE = 10.0  # soft inliers among the matches to anywhere, from which on their pose is the better start
+LANDMARK_WIDENING = 30.0  # of the noise at the start: some decimetres off, and ratio-tested matches are mostly right
+MIN_ANYWHERE = 10.0  # inliers among the matches to anywhere, from which on their pose is the better start
+MIN_COSINE = 0.2  # of the angle off the axis: further out, depth (along the axis) says nothing of the distance
 MIN_DEPTH_CELLS = 30  # fewer cells with depth than this: the frame is solved as RGB
 
 
@@ -49,14 +52,16 @@ def resolve_device(name: str) -> torch.device:
 class CellGrid:
     """The cells of one camera's images that are used: every second one, as on a chessboard, since neighbours see nearly the same.
 
-    cells_N: their indices in the encoder's grid. pixels_N2: int, of the image as it comes. rays_N2: (x/z, y/z).
+    cells_N: their indices in the encoder's grid. pixels_N2: int, of the image as it comes. bearings_N3:
+    unit viewing rays. focal: [px] of the resized image.
     """
 
     width: int
     height: int
     cells_N: Tensor
     pixels_N2: np.ndarray
-    rays_N2: np.ndarray
+    bearings_N3: np.ndarray
+    focal: float
 
 
 @lru_cache(maxsize=16)
@@ -66,19 +71,21 @@ def cell_grid(camera: Camera) -> CellGrid:
     centres = cell_centres(width, height, STRIDE)
     chosen = np.flatnonzero(np.indices(centres.shape[:2]).sum(0).ravel() % 2 == 0)
     pixels = (centres.reshape(-1, 2)[chosen] + 0.5) * [camera.width / width, camera.height / height] - 0.5
-    return CellGrid(width, height, torch.from_numpy(chosen), np.rint(pixels).astype(int), normalised(camera, pixels))
+    return CellGrid(width, height, torch.from_numpy(chosen), np.rint(pixels).astype(int), bearings(camera, pixels),
+                    camera.resized(width, height).fx)
 
 
 @dataclass(frozen=True)
 class View:
     """Keypoints of a frame on the device: rays_M2, compressed descriptors_MC, mask usable_M; pixel: one of an image 480 pixels high, on the
-    plane z = 1; anywhere: the pose by matches to any landmark of the map."""
+    plane z = 1; anywhere: matches of the strongest keypoints to any landmark of the map, and weights to draw them by."""
 
     rays_M2: Tensor
     descriptors_MC: Tensor
     usable_M: Tensor
     pixel: float
-    anywhere: Solution
+    anywhere: Correspondences
+    weights_BN: Tensor
 
 
 def cell_depths(depth: np.ndarray, grid: CellGrid) -> np.ndarray:
@@ -98,7 +105,6 @@ class Localizer:
         self.expert = bundle.expert.to(self.device)
         self.map_frame = bundle.frame_id
         self.landmarks = bundle.landmarks.to(self.device) if bundle.landmarks and estimator.landmarks else None
-        self._generator = torch.Generator(self.device)
         # Beside the encoder: OpenCV and torch both release the interpreter.
         self._landmark_thread = ThreadPoolExecutor(1, 'landmarks')
 
@@ -132,15 +138,14 @@ class Localizer:
         times.append(time.perf_counter())
         points_N3, scales_N, _ = self.expert(features)
         times.append(time.perf_counter())
-        problem = self._problem(frame.camera, grid, points_N3.double(), scales_N.double(), depth)
-        self._generator.manual_seed(frame.stamp_ns & 0x7FFFFFFFFFFFFFFF)
-        count = self.estimator.hypotheses_rgb if modality == 'rgb' else self.estimator.hypotheses_rgbd
-        solution = estimate(problem, guidance(scales_N), count, self.estimator, self._generator)
-        pose_44, hessian_66 = solution.camera_from_map_44, solution.hessian_66 / self.bundle.covariance_factors[modality]
-        score = torch.zeros_like(solution.score)
+        cells = self._cell_problem(grid, points_N3.double(), scales_N.double(), depth)
+        looked = None if view is None else view.result()
+        problem, solutions = self._first_poses(frame, modality, cells, guidance(scales_N)[None], looked)
+        pose_44, hessian_66 = solutions.camera_from_map_B44[0], solutions.hessian_B66[0] / self.bundle.covariance_factors[modality]
+        score = torch.zeros_like(hessian_66[0, 0])
         times.append(time.perf_counter())
-        if view is not None:
-            pose_44, hessian_66, score = self._by_landmarks(view.result(), pose_44, hessian_66)
+        if looked is not None:
+            pose_44, hessian_66, score = self._by_landmarks(looked, solutions, pose_44, hessian_66)
         times.append(time.perf_counter())
         evidence = self._evidence(problem, pose_44, grid, pose_covariance(hessian_66, pose_44), score).cpu().numpy()
         times.append(time.perf_counter())
@@ -148,60 +153,81 @@ class Localizer:
 
     @torch.inference_mode()
     def _look(self, frame: Frame) -> View:
-        """Keypoints, and the pose that those of them agree on that look like some landmark, whichever. Runs beside the encoder."""
-        rays, words, usable = padded(detect(frame.image, frame.camera))
+        """Keypoints, and what of all the landmarks they look like, whatever the pose. Runs beside the encoder."""
+        rays, words, usable = padded(detect(frame.image, frame.camera, LOCALIZING), LOCALIZING.count)
         rays_M2, words_MD, usable_M = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in (rays, words, usable))
         words_MC = compress(words_MD, self.landmarks.basis_DC)
         pixel = min(frame.camera.width, frame.camera.height) / 480 / frame.camera.fx
         points_M3, weights_M = match_anywhere(self.landmarks, words_MC, usable_M)
         problem = self._landmark_problem(points_M3, rays_M2[:len(weights_M)], weights_M > 0, pixel)
-        generator = torch.Generator(self.device).manual_seed(frame.stamp_ns & 0x7FFFFFFFFFFFFFFF)
-        return View(rays_M2, words_MC, usable_M, pixel, estimate(
-            problem, weights_M.double(), self.estimator.hypotheses_landmarks, self.estimator, generator))
+        return View(rays_M2, words_MC, usable_M, pixel, problem, weights_M.double()[None])
 
-    def _by_landmarks(self, view: View, pose_44: Tensor, hessian_66: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _first_poses(self, frame: Frame, modality: str, cells: Correspondences, weights_BN: Tensor,
+                     view: View | None) -> tuple[Correspondences, Solution]:
+        """The pose that the cells agree on, and with landmarks a second one, that matches to anywhere agree on: one batch."""
+        problem = cells
+        if view is not None:
+            problem, weights_BN = stacked(cells, weights_BN, view.anywhere, view.weights_BN)
+        count = self.estimator.hypotheses_rgb if modality == 'rgb' else self.estimator.hypotheses_rgbd
+        draws_BK3 = uniform_draws([frame.stamp_ns & 0x7FFFFFFFFFFFFFFF], count, self.device).expand(len(weights_BN), -1, -1)
+        return problem, estimate(problem, weights_BN, draws_BK3, self.estimator)
+
+    def _by_landmarks(self, view: View, first: Solution, pose_44: Tensor, hessian_66: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The pose by keypoints matched near where a first pose puts the landmarks; the cells' pose where too few agree."""
         options, rays_M2, usable_M, pixel = self.estimator, view.rays_M2, view.usable_M, view.pixel
         # A pose by keypoints is pixels off and wants a narrow search, one by cells decimetres and a wide one.
-        precise = view.anywhere.score >= MIN_ANYWHERE
-        start_44 = torch.where(precise, view.anywhere.camera_from_map_44, pose_44)
+        precise = first.inliers_B[1] >= MIN_ANYWHERE
+        start_44 = torch.where(precise, first.camera_from_map_B44[1], pose_44)
         radius = torch.where(precise, NEAR_PX, options.landmark_radius_px) * pixel
         found = candidates(self.landmarks, start_44, rays_M2, view.descriptors_MC)
         points_M3, matched_M = match(found, start_44, rays_M2, usable_M, radius, MATCH_RATIO)
         problem = self._landmark_problem(points_M3, rays_M2, matched_M, pixel)
-        solution = refine_best(problem, start_44[None], options, LANDMARK_WIDENING)
+        solution = refine_from(problem, start_44[None, None], options, LANDMARK_WIDENING)
+        inliers = solution.inliers_B[0]
         # Landmarks on one poster agree on more than one pose; spread over the image they do not.
-        spread = occupied(rays_M2, solution.weights_N, 1.5)
-        enough = (solution.score >= options.min_landmarks) & (spread >= options.min_landmark_spread)
-        precise_66 = solution.hessian_66 / self.bundle.covariance_factors['landmarks']
-        return (torch.where(enough, solution.camera_from_map_44, pose_44), torch.where(enough, precise_66, hessian_66),
-                torch.where(enough, solution.score, torch.zeros_like(solution.score)))
+        spread = occupied(rays_M2, solution.weights_BN[0], 1.5)
+        enough = (inliers >= options.min_landmarks) & (spread >= options.min_landmark_spread)
+        precise_66 = solution.hessian_B66[0] / self.bundle.covariance_factors['landmarks']
+        return (torch.where(enough, solution.camera_from_map_B44[0], pose_44), torch.where(enough, precise_66, hessian_66),
+                torch.where(enough, inliers, torch.zeros_like(inliers)))
 
-    def _landmark_problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> RayProblem:
-        noise_M = torch.full_like(rays_M2[:, 0], self.estimator.landmark_noise)
-        return RayProblem(points_M3.double(), rays_M2, noise_M, usable_M, self.estimator.landmark_noise_px * pixel)
+    def _landmark_problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> Correspondences:
+        bearings_M3, lengths_M = bearings_of(rays_M2)
+        noise_M = torch.full_like(lengths_M, self.estimator.landmark_noise)
+        return Correspondences(points_M3.double()[None], bearings_M3[None], noise_M[None],
+                               (self.estimator.landmark_noise_px * pixel / lengths_M)[None], usable_M[None])
 
-    def _problem(self, camera: Camera, grid: CellGrid, points_N3: Tensor, scales_N: Tensor,
-                 depth_N: np.ndarray | None) -> RayProblem | PointProblem:
-        rays_N2 = torch.from_numpy(grid.rays_N2).to(self.device)
+    def _cell_problem(self, grid: CellGrid, points_N3: Tensor, scales_N: Tensor, depth_N: np.ndarray | None) -> Correspondences:
+        bearings_N3 = torch.from_numpy(grid.bearings_N3).to(self.device)
+        lengths_N = 1 / bearings_N3[:, 2].clamp(min=MIN_COSINE)
         deviations_N = self.estimator.scale_factor * scales_N
-        if depth_N is None:
-            noise = self.estimator.pixel_noise * STRIDE / camera.resized(grid.width, grid.height).fx
-            return RayProblem(points_N3, rays_N2, deviations_N, torch.ones_like(scales_N, dtype=torch.bool), noise)
-        z_N = torch.from_numpy(depth_N).double().to(self.device)
-        camera_N3 = torch.cat([rays_N2, torch.ones_like(rays_N2[:, :1])], 1) * z_N[:, None]
-        noise_N = self.estimator.depth_noise_floor + self.estimator.depth_noise * z_N.square()
-        return PointProblem(points_N3, camera_N3, deviations_N, z_N > 0, noise_N)
+        angles_N = self.estimator.pixel_noise * STRIDE / grid.focal / lengths_N
+        usable_N = torch.ones_like(scales_N, dtype=torch.bool)
+        ranges_BN = noise_BN = None
+        if depth_N is not None:
+            z_N = torch.from_numpy(depth_N).double().to(self.device)
+            z_N = torch.where(bearings_N3[:, 2] > MIN_COSINE, z_N, torch.zeros_like(z_N))
+            ranges_BN = (z_N * lengths_N)[None]
+            noise_BN = ((self.estimator.depth_noise_floor + self.estimator.depth_noise * z_N.square()) * lengths_N)[None]
+        return Correspondences(points_N3[None], bearings_N3[None], deviations_N[None], angles_N[None], usable_N[None], ranges_BN, noise_BN)
 
-    def _evidence(self, problem: RayProblem | PointProblem, pose_44: Tensor, grid: CellGrid, covariance: Tensor,
-                  landmarks: Tensor) -> Tensor:
+    def _evidence(self, problem: Correspondences, pose_44: Tensor, grid: CellGrid, covariance: Tensor, landmarks: Tensor) -> Tensor:
         """All that goes to the host, in one copy: map_from_camera, covariance, inliers, usable cells, spread, residual, landmarks."""
-        weights = soft_inliers(problem.residuals(pose_44[None])[0], self.estimator.inlier_sigmas)
-        spread = occupied(torch.from_numpy(grid.rays_N2).to(self.device), weights, 0.05 * len(weights) / 16)
-        distances = problem.distances(pose_44[None])[0]
-        rms = ((weights * distances.nan_to_num(0, 0, 0).square()).sum() / weights.sum().clamp(min=1e-9)).sqrt()
-        return torch.cat([se3.inverse(pose_44).flatten(), covariance.flatten(),
-                          torch.stack([weights.sum(), problem.usable_N.sum().double(), spread, rms, landmarks])])
+        batch = len(problem.points_BN3)
+        residuals = problem.residuals(problem.vectors(pose_44.expand(batch, 1, 4, 4)))
+        white = problem.whitened(residuals, torch.ones_like(problem.spread_B)[:, None])
+        count = len(grid.cells_N)
+        seen_N, square_N, across_N, along_N, range_N = (values[0, 0, :count] for values in (
+            residuals.seen_BKN, white.square_BKN, residuals.across_BKN, residuals.along_BKN, residuals.range_BKN))
+        if problem.ranges_BN is None:
+            known_N, distance_N = problem.known_BN[0, :count], across_N / range_N.square()
+        else:
+            known_N, distance_N = problem.measured_BN[0, :count], across_N + along_N.square()
+        weights_N = torch.where(seen_N & known_N, soft_inliers(square_N.sqrt(), self.estimator.inlier_sigmas), torch.zeros_like(square_N))
+        spread = occupied(torch.from_numpy(grid.pixels_N2).double().to(self.device), weights_N, 0.05 * len(weights_N) / 16)
+        rms = ((weights_N * distance_N.nan_to_num(0, 0, 0)).sum() / weights_N.sum().clamp(min=1e-9)).sqrt()
+        numbers = torch.stack([weights_N.sum().double(), known_N.sum().double(), spread, rms.double(), landmarks.double()])
+        return torch.cat([se3.inverse(pose_44).flatten(), covariance.flatten(), numbers])
 
     def _answer(self, frame: Frame, modality: str, evidence: np.ndarray, times: list[float]) -> Estimate:
         map_from_camera, covariance = evidence[:16].reshape(4, 4), evidence[16:52].reshape(6, 6)
@@ -215,10 +241,36 @@ class Localizer:
                         rms * (frame.camera.fx if modality == 'rgb' else 1.0), stages, landmarks)
 
 
-def occupied(rays_N2: Tensor, weights_N: Tensor, least: float) -> Tensor:
+def bearings_of(rays_N2: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors (N, 3) along (x/z, y/z), and the lengths (N,) of (x/z, y/z, 1): distance over depth."""
+    directions_N3 = torch.cat([rays_N2, torch.ones_like(rays_N2[:, :1])], 1)
+    lengths_N = directions_N3.norm(dim=1)
+    return directions_N3 / lengths_N[:, None], lengths_N
+
+
+def stacked(one: Correspondences, one_weights: Tensor, two: Correspondences, two_weights: Tensor) -> tuple[Correspondences, Tensor]:
+    """Two problems as one batch: the shorter one is filled up with correspondences that are not usable, depth with none."""
+    length = max(one_weights.shape[1], two_weights.shape[1])
+
+    def pad(values: Tensor) -> Tensor:
+        return torch.nn.functional.pad(values, (0, 0) * (values.dim() - 2) + (0, length - values.shape[1]))
+
+    def both(name: str) -> Tensor | None:
+        first, second = getattr(one, name), getattr(two, name)
+        if first is None and second is None:
+            return None
+        first = torch.zeros_like(second) if first is None else first
+        second = torch.zeros_like(first) if second is None else second
+        return torch.cat([pad(first), pad(second)])
+
+    names = ('points_BN3', 'bearings_BN3', 'scales_BN', 'angles_BN', 'usable_BN', 'ranges_BN', 'range_noise_BN')
+    return Correspondences(**{name: both(name) for name in names}), torch.cat([pad(one_weights), pad(two_weights)])
+
+
+def occupied(places_N2: Tensor, weights_N: Tensor, least: float) -> Tensor:
     """Share of a 4 x 4 grid over the view whose tiles hold more than `least` of the weights."""
-    low_2, high_2 = rays_N2.amin(0), rays_N2.amax(0)
-    tile_N2 = (4 * (rays_N2 - low_2) / (high_2 - low_2 + 1e-9)).clamp(max=3.99).long()
+    low_2, high_2 = places_N2.amin(0), places_N2.amax(0)
+    tile_N2 = (4 * (places_N2 - low_2) / (high_2 - low_2 + 1e-9)).clamp(max=3.99).long()
     per_tile = torch.zeros(16, dtype=weights_N.dtype, device=weights_N.device).index_add_(0, 4 * tile_N2[:, 1] + tile_N2[:, 0], weights_N)
     return (per_tile > least).double().mean()
 

@@ -141,20 +141,20 @@ def test_the_grid_is_of_the_image_that_the_encoder_sees() -> None:
     camera = CAMERAS['other size, off centre, fx != fy']
     grid = cell_grid(camera)
     columns, rows = grid.width // 8, grid.height // 8
-    assert (grid.width, grid.height) == input_size(500, 400) and len(grid.rays_N2) == len(grid.pixels_N2) == len(grid.cells_N)
+    assert (grid.width, grid.height) == input_size(500, 400) and len(grid.bearings_N3) == len(grid.pixels_N2) == len(grid.cells_N)
     small, cells = camera.resized(grid.width, grid.height), grid.cells_N.tolist()
     # as on a chessboard, up to the corners
     assert sorted(cells) == [r * columns + c for r in range(rows) for c in range(columns) if (r + c) % 2 == 0]
     # the cell in row 3 and column 5: pixels 40 to 47 and 24 to 31 of the resized image
     at = cells.index(columns * 3 + 5)
-    np.testing.assert_allclose(grid.rays_N2[at], [(43.5 - small.cx) / small.fx, (27.5 - small.cy) / small.fy], atol=1e-9)
+    ray = grid.bearings_N3[at]
+    np.testing.assert_allclose(ray[:2] / ray[2], [(43.5 - small.cx) / small.fx, (27.5 - small.cy) / small.fy], atol=1e-9)
     assert grid.pixels_N2[at].tolist() == [round(44 * 500 / grid.width - 0.5), round(28 * 400 / grid.height - 0.5)]
     assert grid.pixels_N2.min() >= 0 and (grid.pixels_N2.max(0) < [500, 400]).all()
     assert cell_grid(replace(camera)) is grid
     bent = CAMERAS['plumb_bob']
     grid = cell_grid(bent)
-    points = np.column_stack([grid.rays_N2, np.ones(len(grid.rays_N2))])
-    seen = cv2.projectPoints(points[:, None], np.zeros(3), np.zeros(3), bent.matrix(), np.array(bent.distortion))[0][:, 0]
+    seen = cv2.projectPoints(grid.bearings_N3[:, None], np.zeros(3), np.zeros(3), bent.matrix(), np.array(bent.distortion))[0][:, 0]
     assert np.abs(seen - grid.pixels_N2).max() < 0.51  # whole pixels nearest to the cells' centres
 
 

@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 import torch
 
+from dsac_ros.config import EstimatorOptions, parse_settings
 from dsac_ros.data.opening import add_source_arguments, source_from, warning_lines
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import ConfigError, DsacError
@@ -37,12 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         else:
             parser.add_argument(f'--{f.name}', type=type(f.default), default=f.default, choices=f.metadata['choices'] or None,
                                 help=f.metadata['help'])
+    parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
+                        help='option of the estimator (config/localize.yaml lists them), as in landmarks=false')
     add_source_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Replay, write, print; 0 when the results are written, whatever they say."""
     chosen = EvaluationOptions(**{f.name: getattr(options, f.name) for f in fields(EvaluationOptions)})
+    settings = parse_settings(EstimatorOptions, options.set)
     device = _device(chosen.device)
     if chosen.live:
         _require_ros()
@@ -53,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     modality = choose_modality(source, chosen.modality)
     folder = options.out or Path('results') / _default_name(options.map, options.source, options.split, modality, chosen.live)
     check_place(folder, options.overwrite)
-    results, observed = (_replay_live if chosen.live else _replay_offline)(options.map, source, modality, chosen, device)
+    results, observed = (_replay_live if chosen.live else _replay_offline)(options.map, source, modality, chosen, device, settings)
     as_run = {name: value for name, value in vars(options).items() if name not in NOT_OPTIONS and value is not None}
     described = describe_run(options.map, options.source, modality, device, as_run, source.warnings)
     summary = write_results(folder, results, {**described, **observed}, options.overwrite)
@@ -62,13 +66,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _replay_live(map_path: Path, source: FrameSource, modality: str, chosen: EvaluationOptions, device: str) -> Replayed:
+def _replay_live(map_path: Path, source: FrameSource, modality: str, chosen: EvaluationOptions, device: str,
+                 settings: dict[str, Any]) -> Replayed:
     try:
         live_replay = importlib.import_module('dsac_ros.ros.live_replay')
     except ImportError as error:
         raise DsacError(f'--live runs the ROS 2 node, which cannot be imported ({error}); build the package with colcon and source '
                         'install/setup.bash, or leave --live away') from error
-    replay = live_replay.replay_live(map_path, source, modality, rate=chosen.rate, device=device, progress=_shown_progress())
+    replay = live_replay.replay_live(map_path, source, modality, rate=chosen.rate, device=device, estimator=settings,
+                                      progress=_shown_progress())
     if not replay.results:
         raise no_frames(source)
     memory = [round(megabytes, 1) for _, megabytes in replay.memory_mb]
@@ -76,9 +82,10 @@ def _replay_live(map_path: Path, source: FrameSource, modality: str, chosen: Eva
     return replay.results, {'node_counters': dict(replay.counters), 'node_memory_mb': seen}
 
 
-def _replay_offline(map_path: Path, source: FrameSource, modality: str, chosen: EvaluationOptions, device: str) -> Replayed:
+def _replay_offline(map_path: Path, source: FrameSource, modality: str, chosen: EvaluationOptions, device: str,
+                    settings: dict[str, Any]) -> Replayed:
     from dsac_ros.localizer import Localizer
-    localizer = Localizer.from_map(map_path, device=device)
+    localizer = Localizer.from_map(map_path, device, EstimatorOptions(**settings))
     if source.map_frame and localizer.map_frame != source.map_frame:
         print(f'dsac-ros evaluate: the reference poses are in frame {source.map_frame!r}, the map is {localizer.map_frame!r}; '
               'errors are right only where the two coincide', file=sys.stderr)

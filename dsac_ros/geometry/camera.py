@@ -35,6 +35,31 @@ def normalised(camera: Camera, pixels: np.ndarray) -> np.ndarray:
     return out.reshape(pixels.shape)
 
 
+def bearings(camera: Camera, pixels: np.ndarray) -> np.ndarray:
+    """Unit viewing rays (..., 3) of pixels (..., 2), float64; beyond 90 degrees too, for a fisheye lens."""
+    if camera.distortion_model != 'equidistant':
+        plane = normalised(camera, pixels)
+        rays = np.concatenate([plane, np.ones((*plane.shape[:-1], 1))], -1)
+        return rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+    distorted = (np.asarray(pixels, np.float64) - [camera.cx, camera.cy]) / [camera.fx, camera.fy]
+    radius = np.linalg.norm(distorted, axis=-1, keepdims=True)
+    angle = _fisheye_angle(radius, np.asarray(camera.distortion, np.float64)[:4])
+    direction = np.divide(distorted, radius, out=np.zeros_like(distorted), where=radius > 0)
+    return np.concatenate([direction * np.sin(angle), np.cos(angle)], -1)
+
+
+def _fisheye_angle(radius: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """The angle off the axis with angle (1 + k1 angle^2 + ... + k4 angle^8) = radius (Kannala & Brandt 2006), by Newton's method."""
+    polynomial = np.zeros(10)
+    polynomial[1::2] = [1.0, *coefficients]
+    angle = np.minimum(radius, np.pi)
+    for _ in range(20):
+        slope = np.polynomial.polynomial.polyval(angle, np.polynomial.polynomial.polyder(polynomial))
+        step = (np.polynomial.polynomial.polyval(angle, polynomial) - radius) / np.maximum(slope, 0.1)
+        angle = np.clip(angle - step, 0, np.pi)
+    return angle
+
+
 def project(points: Tensor, intrinsics: Tensor, min_depth: float = 0.05) -> Tensor:
     """Pinhole projection of camera-frame points (..., 3) with intrinsics (..., 4) = (fx, fy, cx, cy); depth is clamped at min_depth."""
     z = points[..., 2:].clamp(min=min_depth)

@@ -5,15 +5,13 @@ quadrics in the three distances is degenerate, hence a pair of lines, found thro
 """
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from dsac_ros.geometry import se3
 
 MIN_SINE = 1e-3  # of the angles of the triangle of points: below, the set is a sliver and its pose arbitrary
-POLISH_STEPS = 2
+POLISH_STEPS = 1
 
 
 def p3p(bearings_K33: Tensor, points_K33: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,18 +24,15 @@ def p3p(bearings_K33: Tensor, points_K33: Tensor) -> tuple[Tensor, Tensor]:
         camera_from_map (..., 4, 4, 4) and a mask of the valid ones (..., 4). Invalid slots hold finite numbers.
     """
     bearings, points, usable = _largest_side_last(bearings_K33, points_K33)
-    x0, x1, x2 = bearings.unbind(-2)
-    m01, m02, m12 = (x0 * x1).sum(-1), (x0 * x2).sum(-1), (x1 * x2).sum(-1)
-    p0, p1, p2 = points.unbind(-2)
-    a01, a02, a12 = ((p0 - p1).square().sum(-1), (p0 - p2).square().sum(-1), (p1 - p2).square().sum(-1))
+    m12, m02, m01 = (bearings * bearings.roll(-1, -2)).sum(-1).roll(-1, -1).unbind(-1)
+    a12, a02, a01 = (points - points.roll(-1, -2)).square().sum(-1).roll(-1, -1).unbind(-1)
     safe = torch.where(usable, a12, torch.ones_like(a12))
     a, b = a01 / safe, a02 / safe
 
     g = 2 * m01 * m02 * m12 - 2
-    s = _real_root(b * b * (1 - m12 * m12) + b * (m02 * m02 - 1),
-                   (a - 1) * (m02 * m02 - 1) + (2 * a * b + b * b) * (1 - m12 * m12) + b * g,
-                   (a * a + 2 * a * b) * (1 - m12 * m12) + a * g + (b - 1) * (m01 * m01 - 1),
-                   a * a * (1 - m12 * m12) + a * (m01 * m01 - 1))
+    s12, s02, s01 = 1 - m12 * m12, m02 * m02 - 1, m01 * m01 - 1
+    s = _real_root(b * (b * s12 + s02), (a - 1) * s02 + b * ((2 * a + b) * s12 + g), a * ((a + 2 * b) * s12 + g) + (b - 1) * s01,
+                   a * (a * s12 + s01))
     lines = _split_conic(-a + s * (1 - b), -m02 * s, m12 * (a + b * s), 1 + s, -m01, 1 - a - b * s)
 
     # The member of the pencil that is "orthogonal" to the degenerate one meets its lines at a good angle whatever s is.
@@ -51,12 +46,12 @@ def p3p(bearings_K33: Tensor, points_K33: Tensor) -> tuple[Tensor, Tensor]:
     valid = real & positive & usable[..., None]
     scale = (a12[..., None] / torch.where(valid, size, torch.ones_like(size))).sqrt()
     depths = torch.where(valid[..., None], ratios * scale[..., None], torch.ones_like(ratios))
-    depths, residual = _polish(depths, (m01, m02, m12), (a01, a02, a12))
+    depths, residual = _polish(depths, torch.stack([m01, m02, m12], -1), torch.stack([a01, a02, a12], -1))
     valid = valid & (depths > 0).all(-1) & (residual < 1e-3)
 
     seen = depths[..., None] * bearings[..., None, :, :]  # (..., 4, 3 points, 3)
     rotation = _triad(seen) @ _triad(points)[..., None, :, :].mT
-    translation = seen[..., 0, :] - (rotation @ p0[..., None, :, None])[..., 0]
+    translation = seen[..., 0, :] - (rotation @ points[..., None, 0, :, None])[..., 0]
     pose = se3.from_rotation_translation(rotation, translation)
     eye = torch.eye(4, dtype=pose.dtype, device=pose.device)
     valid = valid & pose.isfinite().all(-1).all(-1)
@@ -80,24 +75,23 @@ def _largest_side_last(bearings: Tensor, points: Tensor) -> tuple[Tensor, Tensor
 def _real_root(k3: Tensor, k2: Tensor, k1: Tensor, k0: Tensor) -> Tensor:
     """One real root of k3 s^3 + k2 s^2 + k1 s + k0, polished by two Newton steps."""
     eps = torch.finfo(k3.dtype).eps
-    k3 = torch.where(k3.abs() < eps, torch.full_like(k3, eps), k3)
-    b, c, d = k2 / k3, k1 / k3, k0 / k3
-    p = c - b * b / 3
-    q = 2 * b ** 3 / 27 - b * c / 3 + d
-    discriminant = q * q / 4 + p ** 3 / 27
-    root = discriminant.clamp(min=0).sqrt()
+    inverse = 1 / torch.where(k3.abs() < eps, torch.full_like(k3, eps), k3)
+    b, c, d = k2 * inverse, k1 * inverse, k0 * inverse
+    third = b / 3
+    p, q = (c - b * third) / 3, (third * (2 * third * third - c) + d) / 2  # s = x - third: x^3 + 3 p x + 2 q = 0
+    discriminant = q * q + p * p * p
     # The larger of the two cube roots, the other one from their product: no cancellation.
-    big = -q / 2 - torch.where(q >= 0, root, -root)
-    big = torch.sign(big) * big.abs().pow(1 / 3)
-    single = big - p / 3 / torch.where(big.abs() < eps, torch.ones_like(big), big)
-    radius = (-p / 3).clamp(min=eps).sqrt()
-    cosine = (-q / 2 / radius ** 3).clamp(-1, 1)
+    big = q.abs() + discriminant.clamp(min=0).sqrt()
+    big = -torch.copysign(big.pow(1 / 3), q)
+    single = big - p / torch.where(big.abs() < eps, torch.ones_like(big), big)
+    radius = (-p).clamp(min=eps).sqrt()
+    cosine = (-q / (radius * radius * radius)).clamp(-1, 1)
     triple = 2 * radius * (cosine.acos() / 3).cos()
-    s = torch.where(discriminant >= 0, single, triple) - b / 3
+    s = torch.where(discriminant >= 0, single, triple) - third
     for _ in range(2):
         slope = (3 * s + 2 * b) * s + c
-        step = (((s + b) * s + c) * s + d) / torch.where(slope.abs() < eps, torch.full_like(slope, math.inf), slope)
-        s = s - step
+        step = (((s + b) * s + c) * s + d) / slope
+        s = s - torch.where(slope.abs() < eps, torch.zeros_like(s), step)
     return s
 
 
@@ -156,31 +150,25 @@ def _meet(lines: Tensor, quadric: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     return found.flatten(-3, -2), real[..., None].expand(*real.shape, 2).flatten(-2)
 
 
-def _polish(depths: Tensor, cosines: tuple[Tensor, ...], squares: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """Newton on the three law-of-cosines equations; returns depths and the relative residual."""
-    m01, m02, m12 = (m[..., None] for m in cosines)
-    a01, a02, a12 = (a[..., None] for a in squares)
-    unit = a12.clamp(min=torch.finfo(a12.dtype).tiny ** 0.5)
-    residual = depths[..., 0]
+def _polish(depths: Tensor, cosines: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Newton on the three law-of-cosines equations, of pairs 01, 02, 12; returns depths (..., 4, 3) and the relative residual (..., 4)."""
+    m, a = cosines[..., None, :], squares[..., None, :]
+    unit = squares[..., 2:, None].clamp(min=torch.finfo(a.dtype).tiny ** 0.5)
+    eye = torch.eye(3, dtype=depths.dtype, device=depths.device)
+    of_first, of_second = torch.cat([eye[:1], eye[:2]]), torch.cat([eye[1:], eye[2:]])
     for step in range(POLISH_STEPS + 1):
-        d0, d1, d2 = depths.unbind(-1)
-        f0 = (d0 * d0 + d1 * d1 - 2 * d0 * d1 * m01 - a01) / unit
-        f1 = (d0 * d0 + d2 * d2 - 2 * d0 * d2 * m02 - a02) / unit
-        f2 = (d1 * d1 + d2 * d2 - 2 * d1 * d2 * m12 - a12) / unit
-        residual = torch.stack([f0, f1, f2], -1).abs().amax(-1)
+        first, second = depths @ of_first.mT, depths @ of_second.mT
+        by_first, by_second = first - second * m, second - first * m
+        equations = (first * by_first + second * by_second - a) / unit
         if step == POLISH_STEPS:
             break
-        # Rows of the Jacobian have one zero each; solve by Cramer's rule.
-        j00, j01 = (d0 - d1 * m01) * 2 / unit, (d1 - d0 * m01) * 2 / unit
-        j10, j12 = (d0 - d2 * m02) * 2 / unit, (d2 - d0 * m02) * 2 / unit
-        j21, j22 = (d1 - d2 * m12) * 2 / unit, (d2 - d1 * m12) * 2 / unit
-        det = -j00 * j12 * j21 - j01 * j10 * j22
-        inverse = torch.where(det.abs() < 1e-12 * (d0 * d1 * d2 / unit ** 3).abs(), torch.zeros_like(det), 1 / det)
-        x0 = (-f0 * j12 * j21 - j01 * (f1 * j22 - j12 * f2)) * inverse
-        x1 = (j00 * (f1 * j22 - j12 * f2) - f0 * j10 * j22) * inverse
-        x2 = (-j00 * f1 * j21 - j01 * j10 * f2 + f0 * j10 * j21) * inverse
-        depths = depths - torch.stack([x0, x1, x2], -1)
-    return depths, residual
+        # Cramer's rule, with a column of the Jacobian in each row.
+        columns = (by_first[..., None, :] * of_first.mT + by_second[..., None, :] * of_second.mT) * (2 / unit)[..., None]
+        cofactors = torch.linalg.cross(columns.roll(-1, -2), columns.roll(-2, -2))
+        determinant = (columns[..., 0, :] * cofactors[..., 0, :]).sum(-1, keepdim=True)
+        change = (cofactors @ equations[..., None])[..., 0] / determinant
+        depths = depths - torch.where(change.isfinite(), change, torch.zeros_like(change))
+    return depths, equations.abs().amax(-1)
 
 
 def _triad(points: Tensor) -> Tensor:

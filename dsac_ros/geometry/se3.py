@@ -1,4 +1,4 @@
-"""Rigid transforms as (..., 4, 4) tensors: exponential, inverse, distances. Tangents are (rotation, translation)."""
+"""Rigid transforms as (..., 4, 4) tensors: perturbation, inverse, distances. Tangents are (rotation, translation)."""
 from __future__ import annotations
 
 import torch
@@ -12,15 +12,11 @@ def skew(v: Tensor) -> Tensor:
     return torch.stack([o, -z, y, z, o, -x, -y, x, o], -1).unflatten(-1, (3, 3))
 
 
-def so3_exp(omega: Tensor) -> Tensor:
-    """Rodrigues' formula: axis times angle (..., 3) [rad] -> rotation (..., 3, 3); smooth at zero."""
-    square = omega.square().sum(-1)[..., None, None]
-    small = square < 1e-8
-    angle = torch.where(small, torch.ones_like(square), square).sqrt()
-    a = torch.where(small, 1 - square / 6, angle.sin() / angle)
-    b = torch.where(small, 0.5 - square / 24, (1 - angle.cos()) / angle.square())
-    k = skew(omega)
-    return torch.eye(3, dtype=omega.dtype, device=omega.device) + a * k + b * (k @ k)
+def cayley(omega: Tensor) -> Tensor:
+    """Rotation (..., 3, 3) about omega (..., 3) by 2 atan(|omega| / 2)."""
+    turn = skew(omega / 2)
+    eye = torch.eye(3, dtype=omega.dtype, device=omega.device)
+    return eye + (turn + turn @ turn) * (2 / (1 + omega.square().sum(-1) / 4))[..., None, None]
 
 
 def rotation_angle(rotation: Tensor) -> Tensor:
@@ -46,10 +42,23 @@ def inverse(transform: Tensor) -> Tensor:
 
 
 def retract(transform: Tensor, tangent: Tensor) -> Tensor:
-    """Left perturbation: x -> exp(omega) (R x + t) + v, tangent (..., 6) = (omega, v)."""
-    rotation = so3_exp(tangent[..., :3])
+    """Left perturbation: x -> C(omega) (R x + t) + v, tangent (..., 6) = (omega, v).
+
+    C is Cayley's rotation, by 2 atan(|omega| / 2): exp to the second order, and a third of its operations.
+    """
+    rotation = cayley(tangent[..., :3])
     moved = (rotation @ transform[..., :3, 3:])[..., 0] + tangent[..., 3:]
     return from_rotation_translation(rotation @ transform[..., :3, :3], moved)
+
+
+def difference(transform: Tensor, reference: Tensor) -> Tensor:
+    """The tangent (..., 6) with transform = retract(reference, tangent), short of half a turn."""
+    rotation = transform[..., :3, :3] @ reference[..., :3, :3].mT
+    vee = torch.stack([rotation[..., 2, 1] - rotation[..., 1, 2], rotation[..., 0, 2] - rotation[..., 2, 0],
+                       rotation[..., 1, 0] - rotation[..., 0, 1]], -1)
+    trace = rotation.diagonal(dim1=-2, dim2=-1).sum(-1)
+    omega = vee * (2 / (1 + trace).clamp(min=1e-3))[..., None]  # Cayley's parameters: 2 tan(angle / 2) about the axis
+    return torch.cat([omega, transform[..., :3, 3] - (rotation @ reference[..., :3, 3:])[..., 0]], -1)
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:

@@ -9,10 +9,20 @@ import numpy as np
 from dsac_ros.geometry.camera import normalised
 from dsac_ros.records import Camera
 
-SHORT_SIDE = 240
-COUNT = 600
 CONTRAST = 0.02
 DIMENSIONS = 128
+
+
+@dataclass(frozen=True)
+class Effort:
+    """short_side [px] of the image that keypoints are looked for in, and how many of them are kept."""
+
+    short_side: int
+    count: int
+
+
+MAPPING = Effort(240, 600)
+LOCALIZING = Effort(220, 450)  # a third less time for next to the same accuracy (docs/mapping.md)
 
 
 @dataclass(frozen=True)
@@ -24,15 +34,15 @@ class Keypoints:
     descriptors_MD: np.ndarray
 
 
-def detect(image: np.ndarray, camera: Camera) -> Keypoints:
+def detect(image: np.ndarray, camera: Camera, effort: Effort) -> Keypoints:
     """SIFT (Lowe 2004) with RootSIFT descriptors (Arandjelovic & Zisserman 2012) in a (H, W, 3) uint8 image.
 
-    The image is brought to a short side of SHORT_SIDE first: there SIFT takes a quarter of the time that it takes at 640 x 480, and its
+    The image is made smaller first: at half its size SIFT takes a quarter of the time that it takes at 640 x 480, and its
     first octave, which doubles the image, sees the detail of the source again.
     """
-    scale = SHORT_SIDE / min(camera.width, camera.height)
+    scale = effort.short_side / min(camera.width, camera.height)
     resized = cv2.resize(image, (round(camera.width * scale), round(camera.height * scale)), interpolation=cv2.INTER_AREA)
-    detector = cv2.SIFT_create(COUNT, contrastThreshold=CONTRAST, enable_precise_upscale=True)
+    detector = cv2.SIFT_create(effort.count, contrastThreshold=CONTRAST, enable_precise_upscale=True)
     points, words = detector.detectAndCompute(cv2.cvtColor(resized, cv2.COLOR_RGB2GRAY), None)
     if words is None:
         return Keypoints(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros((0, DIMENSIONS), np.float32))
@@ -44,7 +54,7 @@ def detect(image: np.ndarray, camera: Camera) -> Keypoints:
     return Keypoints(pixels, normalised(camera, pixels), words)
 
 
-def padded(keypoints: Keypoints, count: int = COUNT) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def padded(keypoints: Keypoints, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rays (count, 2), descriptors (count, D) and a mask (count,): one shape for every image."""
     number = min(len(keypoints.rays_M2), count)
     rays, words = np.zeros((count, 2)), np.zeros((count, DIMENSIONS), np.float32)

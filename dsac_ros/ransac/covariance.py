@@ -1,8 +1,56 @@
-"""From the Hessian of the refinement to the covariance that ROS wants."""
+"""From the optimum of the refinement to the covariance that ROS wants."""
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from dsac_ros.ransac.correspondences import SHAPE, Correspondences
+from dsac_ros.ransac.estimator import Solution, normal_equations
+from dsac_ros.ransac.kernel import Kernel
+
+
+def sandwich_information(problem: Correspondences, solution: Solution, kernel: Kernel, blocks_BN: Tensor, count: int) -> Tensor:
+    """(B, 6, 6) information for a left perturbation that knows of correlated errors (Huber 1967; clusters: Liang & Zeger 1986).
+
+    Residuals of one block, such as cells that share much of their receptive field, may agree in any way; those of different blocks are
+    taken for independent.
+
+    Args:
+        kernel: what the solution was found with. blocks_BN: integer block of each correspondence, below `count`.
+    """
+    vectors = problem.vectors(solution.camera_from_map_B44[:, None])
+    scale_B1, share_B1 = solution.scale_B[:, None], solution.share_B[:, None]
+    white = problem.whitened(problem.residuals(vectors), scale_B1)
+    inlier, weight = kernel.expectation(problem, white, share_B1)
+    _, slope = normal_equations(problem, white, _slope(problem, white.square_BKN, inlier, weight), vectors)
+    rows_across, rows_along = problem.rows_B13M
+    across, along = (vectors @ rows_across)[:, 0], (vectors @ rows_along)[:, 0]
+    pull = (weight * white.across_BKN)[:, 0].double()
+    pulled = (rows_across * (across * torch.cat([pull, pull], -1))[:, None]).unflatten(-1, (2, -1)).sum(-2)
+    if white.along_BKN is not None:
+        pulled = pulled + rows_along * (along * (weight * white.along_BKN)[:, 0])[:, None]
+    summed = torch.zeros(*pulled.shape[:2], count, dtype=pulled.dtype, device=pulled.device)
+    summed = summed.scatter_add(2, blocks_BN[:, None].expand_as(pulled), pulled)
+    moves = (vectors[:, 0] @ problem.generators).unflatten(-1, (13, 6))
+    gradients = moves.mT @ summed  # (B, 6, blocks)
+    occupied = (summed.abs().sum(1) > 0).sum(1).double()
+    # Six numbers were fitted to these blocks, and a covariance estimated from few of them is too sure of itself (Hotelling 1931).
+    few = (occupied / (occupied - 6).clamp(min=1) * occupied / (occupied - 7).clamp(min=1))[:, None, None]
+    bread = slope[:, 0]
+    return bread @ torch.linalg.solve_ex(few * gradients @ gradients.mT + _floor(bread), bread)[0]
+
+
+def _slope(problem: Correspondences, square: Tensor, inlier: Tensor, weight: Tensor) -> Tensor:
+    """Derivative of weight times residual by the residual, in the mean over directions: what the curvature of the score really is."""
+    freedom = problem.single.freedom
+    dimensions = 2 * SHAPE - freedom
+    change = -weight / (freedom + square) * (1 + SHAPE * (1 - inlier))
+    return (weight + 2 / dimensions * square * change).clamp(min=0)
+
+
+def _floor(matrix: Tensor) -> Tensor:
+    eye = torch.eye(6, dtype=matrix.dtype, device=matrix.device)
+    return (1e-12 * matrix.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] + 1e-12) * eye
 
 
 def pose_covariance(hessian_66: Tensor, camera_from_map_44: Tensor) -> Tensor:

@@ -1,85 +1,293 @@
-"""The robust estimator: generate, score, refine, with a fixed budget. Correspondences in, the best pose and its evidence out."""
+"""The robust estimator: generate, score, refine, with a fixed budget. Correspondences in, the best pose and its evidence out.
+
+Everything is batched over images and hypotheses, of fixed shapes, and waits for no device; random numbers are inputs.
+"""
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from dsac_ros.config import EstimatorOptions
 from dsac_ros.geometry import se3
-from dsac_ros.ransac.problems import PointProblem, RayProblem
-from dsac_ros.ransac.sampling import draw_minimal_sets
+from dsac_ros.ransac.correspondences import SHAPE, Correspondences, Whitened
+from dsac_ros.ransac.kernel import Kernel
+from dsac_ros.ransac.minimal import hypotheses_from_points, hypotheses_from_rays
+from dsac_ros.ransac.sampling import draw_minimal_sets, mixed
+
+SCORED_FIRST = 128  # correspondences on which every hypothesis is scored, or a SCORED_SHARE of all
+SCORED_SHARE = 1 / 16
+SCORED_NEXT = 1200  # on which the best SHORTLIST are scored again and refined
+SHORTLIST = 32
+ASSUMED_SHARE = 0.3  # of inliers, while there is no pose to tell
+FREE_SCALES = (0.06, 0.02, 0.007)  # noise of the points tried when it is not known, over the spread of the points
+NEAR_SHARE = 0.5  # of the sets of a further round that are drawn near the best hypothesis
+MISSED = 1e-3  # probability of having drawn no set of inliers alone, below which further rounds are left out
+FINAL_STEPS = 3  # of refinement on all correspondences
+SCALE_LIMITS = (1e-4, 0.3)  # of the noise found, over the spread of the points
+SHARE_LIMITS = (0.01, 0.99)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is known of rig_from_map before the frame: mean_B44, information_B66 of a left perturbation (rotation, translation)."""
+
+    mean_B44: Tensor
+    information_B66: Tensor
 
 
 @dataclass(frozen=True)
 class Solution:
-    """camera_from_map_44 float64; hessian_66 of the whitened robust cost (left perturbation: rotation, translation);
-    weights_N: soft inlier weights in [0, 1]; residuals_N: in standard deviations, infinite where unusable; score: soft inlier count."""
+    """The best pose of each of B problems.
 
-    camera_from_map_44: Tensor
-    hessian_66: Tensor
-    weights_N: Tensor
-    residuals_N: Tensor
-    score: Tensor
+    camera_from_map_B44: rig_from_map for a rig. hessian_B66: information for a left perturbation (rotation, translation) if all residuals
+    were independent. weights_BN: posterior probability of being an inlier; inliers_B: their sum. score_B: logarithm of the likelihood
+    ratio to "all are outliers". scale_B: factor on the noise of the points. share_B: of inliers. margin_B: by how much the score is ahead
+    of the best candidate that is another place, infinite where there is none; modes_B66: spread of the refined candidates around the best
+    one by their posterior, as a covariance of the perturbation; entropy_B [bit]: of the posterior over the scored hypotheses.
+    """
+
+    camera_from_map_B44: Tensor
+    hessian_B66: Tensor
+    weights_BN: Tensor
+    inliers_B: Tensor
+    score_B: Tensor
+    scale_B: Tensor
+    share_B: Tensor
+    margin_B: Tensor
+    modes_B66: Tensor
+    entropy_B: Tensor
 
 
-def estimate(problem: RayProblem | PointProblem, sampling_weights_N: Tensor, hypotheses: int, options: EstimatorOptions,
-             generator: torch.Generator, start_44: Tensor | None = None) -> Solution:
-    """The pose that most correspondences agree on.
+@dataclass(frozen=True)
+class Candidates:
+    """K poses of each problem on their way to the optimum: vectors_BK13 (ransac.correspondences), scale_BK (factor on the noise of the
+    points), share_BK of inliers, score_BK as a hypothesis."""
+
+    vectors_BK13: Tensor
+    scale_BK: Tensor
+    share_BK: Tensor
+    score_BK: Tensor
+
+    def take(self, index_BK: Tensor) -> Candidates:
+        return Candidates(_take(self.vectors_BK13, index_BK), self.scale_BK.gather(1, index_BK), self.share_BK.gather(1, index_BK),
+                          self.score_BK.gather(1, index_BK))
+
+    def better(self, other: Candidates, count: int) -> Candidates:
+        """The `count` best of both."""
+        both = Candidates(*(torch.cat([getattr(self, f.name), getattr(other, f.name)], 1) for f in fields(Candidates)))
+        return both.take(both.score_BK.topk(min(count, both.score_BK.shape[1])).indices)
+
+
+def estimate(problem: Correspondences, weights_BN: Tensor, draws_BK3: Tensor, options: EstimatorOptions, *, free_scale: bool = False,
+             starts_BS44: Tensor | None = None, prior: Prior | None = None) -> Solution:
+    """The pose that explains the correspondences best.
 
     Args:
-        problem: float64 correspondences.
-        sampling_weights_N: learned guidance, zero for cells that may not be drawn.
-        hypotheses: number of minimal sets (all roots of each are scored).
-        start_44: a camera_from_map that competes with them.
+        weights_BN: learned guidance for drawing, zero for what may not be drawn.
+        draws_BK3: random numbers in [0, 1) for K minimal sets (sampling.uniform_draws); with depth every second set is of measured points.
+        free_scale: scales_BN are known up to a common factor, which is found with the pose.
+        starts_BS44: poses that compete with the hypotheses.
+        prior: enters as a hypothesis and as a term of the refinement.
     """
-    weights_N = torch.where(problem.usable_N, sampling_weights_N, torch.zeros_like(sampling_weights_N))
-    sets_K3 = draw_minimal_sets(weights_N, hypotheses, options.uniform_share, generator)
-    poses_K44, valid_K = problem.solve(sets_K3)
-    if start_44 is not None:
-        poses_K44 = torch.cat([poses_K44, start_44[None]])
-        valid_K = torch.cat([valid_K, torch.ones_like(valid_K[:1])])
-    scores_K = soft_inliers(problem.residuals(poses_K44.float()), options.inlier_sigmas).sum(-1)
-    scores_K = torch.where(valid_K, scores_K, torch.full_like(scores_K, -1))
-    top = scores_K.topk(min(options.refined, len(scores_K))).indices
-    return refine_best(problem, poses_K44[top], options)
+    kernel = Kernel(None if free_scale else options.inlier_sigmas)
+    drawn_by_BN = torch.where(problem.known_BN, weights_BN, torch.zeros_like(weights_BN))
+    guided_BN = probabilities_BN = mixed(drawn_by_BN, options.uniform_share)
+    extra = [poses for poses in (starts_BS44, None if prior is None else prior.mean_B44[:, None]) if poses is not None]
+    candidates = entropy_B = None
+    for number, draws in enumerate(draws_BK3.chunk(options.rounds, 1)):
+        poses_BK44, valid_BK = generate(problem, probabilities_BN, draws)
+        if extra and number == 0:
+            poses_BK44 = torch.cat([poses_BK44, *extra], 1)
+            valid_BK = torch.cat([valid_BK, *(torch.ones_like(poses[..., 0, 0], dtype=torch.bool) for poses in extra)], 1)
+        found, entropy_B = shortlist(problem, poses_BK44, valid_BK, kernel, options.refined, prior)
+        candidates = found if candidates is None else candidates.better(found, options.refined)
+        if number + 1 == options.rounds:
+            break
+        inlier_BN = probable_inliers(problem, candidates, kernel)
+        # Sets drawn near a hypothesis agree with it, right or wrong: only the others tell what may have been missed.
+        if options.early_out and found_for_sure(guided_BN, inlier_BN, draws.shape[1] * (1 + number * (1 - NEAR_SHARE))):
+            break
+        # Half of the next sets come from what agrees with the best hypothesis so far, which has rarely all of the inliers.
+        near_BN = drawn_by_BN * inlier_BN
+        near_BN = near_BN / near_BN.sum(1, keepdim=True).clamp(min=1e-12)
+        probabilities_BN = (1 - NEAR_SHARE) * guided_BN + NEAR_SHARE * near_BN
+    # Where the noise is found, the one that suits a hypothesis best is wide enough already.
+    widening = 1.0 if free_scale else options.refine_widening
+    return refine_and_choose(problem, candidates, options, kernel, widening, prior, entropy_B)
 
 
-def refine_best(problem: RayProblem | PointProblem, poses_k44: Tensor, options: EstimatorOptions, widening: float = 0.0) -> Solution:
-    """Refine all candidates; the best is chosen afterwards."""
-    refined_k44 = refine(problem, poses_k44, options, widening or options.refine_widening)
-    residuals_kN = problem.residuals(refined_k44)
-    weights_kN = soft_inliers(residuals_kN, options.inlier_sigmas)
-    best = weights_kN.sum(-1).argmax()
-    pose_144 = refined_k44[best][None]
-    _, hessian_166, _ = normal_equations(problem, pose_144, options.inlier_sigmas)
-    return Solution(pose_144[0], hessian_166[0], weights_kN[best], residuals_kN[best], weights_kN.sum(-1)[best])
+def probable_inliers(problem: Correspondences, candidates: Candidates, kernel: Kernel) -> Tensor:
+    """(B, N) probability of being an inlier of the best candidate as it is, not refined."""
+    best = candidates.take(candidates.score_BK.argmax(1, keepdim=True))
+    white = problem.whitened(problem.residuals(best.vectors_BK13), best.scale_BK)
+    return kernel.expectation(problem, white, best.share_BK)[0][:, 0].double()
 
 
-def soft_inliers(residuals: Tensor, threshold: float) -> Tensor:
-    """1 - sigmoid(5 (r / threshold - 1)), the soft inlier score of DSAC* (Brachmann & Rother 2021); 0 at infinity."""
-    return torch.sigmoid(5 - residuals * (5 / threshold))
+def found_for_sure(probabilities_BN: Tensor, inlier_BN: Tensor, sets: float) -> bool:
+    """Whether so many sets have missed a better pose with less than MISSED, in every problem: a pose has this share of the draws for it,
+    or more. Waits for the device."""
+    share_B = (probabilities_BN * inlier_BN).sum(1)
+    return bool(((1 - share_B.pow(3)).pow(sets) < MISSED).all())
 
 
-def refine(problem: RayProblem | PointProblem, poses_k44: Tensor, options: EstimatorOptions, widening: float) -> Tensor:
-    """Iteratively re-weighted Gauss-Newton from a threshold `widening` times as wide to the final one, all candidates at once."""
-    steps = options.refine_steps
+def refine_from(problem: Correspondences, poses_BK44: Tensor, options: EstimatorOptions, widening: float) -> Solution:
+    """The optimum near given poses, with the noise taken `widening` times as large at first."""
+    scale_BK = torch.ones_like(poses_BK44[..., 0, 0])
+    candidates = Candidates(problem.vectors(poses_BK44), scale_BK, torch.full_like(scale_BK, ASSUMED_SHARE), torch.zeros_like(scale_BK))
+    return refine_and_choose(problem, candidates, options, Kernel(options.inlier_sigmas), widening)
+
+
+def generate(problem: Correspondences, probabilities_BN: Tensor, draws_BK3: Tensor) -> tuple[Tensor, Tensor]:
+    """Hypotheses (B, M, 4, 4) of all minimal sets, M at most 4 K, and the mask (B, M) of valid ones."""
+    if problem.ranges_BN is None:
+        return hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, draws_BK3, problem.cameras_BN))
+    rays = hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, draws_BK3[:, 1::2], problem.cameras_BN))
+    with_depth = torch.where(problem.measured_BN, probabilities_BN, torch.zeros_like(probabilities_BN))
+    points = hypotheses_from_points(problem, draw_minimal_sets(with_depth, draws_BK3[:, ::2]))
+    return torch.cat([rays[0], points[0]], 1), torch.cat([rays[1], points[1]], 1)
+
+
+def shortlist(problem: Correspondences, poses_BK44: Tensor, valid_BK: Tensor, kernel: Kernel, keep: int,
+              prior: Prior | None = None) -> tuple[Candidates, Tensor]:
+    """The `keep` best hypotheses, by a part of the correspondences first and by more of them next; and entropy_B [bit] of them all."""
+    scales_B1 = [torch.ones_like(problem.spread_B)[:, None]]
+    if kernel.even_at is None:
+        unit_B1 = unit_scale(problem)
+        scales_B1 = [share * unit_B1 for share in FREE_SCALES]
+    vectors_BK13 = problem.vectors(poses_BK44)
+    scored = max(SCORED_FIRST, round(SCORED_SHARE * problem.points_BN3.shape[1]))
+    first, second = problem.subset(scored), problem.subset(SCORED_NEXT)
+    scores_BK, scale_BK = _best_scale(first, vectors_BK13, scales_B1, kernel)
+    agreement_BK = _agreement(poses_BK44, prior)
+    scores_BK = torch.where(valid_BK, scores_BK, torch.full_like(scores_BK, -1)) + agreement_BK
+    entropy_B = _entropy(scores_BK)
+    index_BK = scores_BK.topk(min(SHORTLIST, scores_BK.shape[1])).indices
+    if second is not first:
+        again_BK, scale_BK = _best_scale(second, _take(vectors_BK13, index_BK), scales_B1, kernel)
+        again_BK = torch.where(valid_BK.gather(1, index_BK), again_BK, torch.full_like(again_BK, -1)) + agreement_BK.gather(1, index_BK)
+        best = again_BK.topk(min(keep, again_BK.shape[1]))
+        index_BK, scale_BK, scores_BK = index_BK.gather(1, best.indices), scale_BK.gather(1, best.indices), best.values
+    else:
+        index_BK = index_BK[:, :keep]
+        scale_BK, scores_BK = scale_BK.gather(1, index_BK), scores_BK.gather(1, index_BK)
+    return Candidates(_take(vectors_BK13, index_BK), scale_BK, torch.full_like(scale_BK, ASSUMED_SHARE), scores_BK), entropy_B
+
+
+def unit_scale(problem: Correspondences) -> Tensor:
+    """(B, 1) factor that makes the median scale of a problem as large as the spread of its points."""
+    median_B = torch.where(problem.known_BN, problem.scales_BN, torch.nan).nanmedian(1).values.nan_to_num(1)
+    return (problem.spread_B / median_B.clamp(min=1e-12))[:, None]
+
+
+def _best_scale(problem: Correspondences, vectors_BK13: Tensor, scales_B1: list[Tensor], kernel: Kernel) -> tuple[Tensor, Tensor]:
+    """Score of each pose with the noise that suits it best, and that noise as a factor; (B, K) each."""
+    residuals = problem.residuals(vectors_BK13)
+    tried = [kernel.score(problem, problem.whitened(residuals, scale_B1), ASSUMED_SHARE) for scale_B1 in scales_B1]
+    best = torch.stack(tried, -1).max(-1)
+    return best.values, torch.cat(scales_B1, 1).gather(1, best.indices)
+
+
+def _entropy(scores_BK: Tensor) -> Tensor:
+    """(B,) [bit] of the posterior over hypotheses."""
+    logarithm_BK = scores_BK.log_softmax(1)
+    return -(logarithm_BK.exp() * logarithm_BK).sum(1) / math.log(2)
+
+
+def refine(problem: Correspondences, candidates: Candidates, steps: int, widening: float, kernel: Kernel,
+           prior: Prior | None = None) -> Candidates:
+    """Expectation maximisation over pose, share of inliers and, where it is free, noise; Gauss-Newton for the pose.
+
+    Args:
+        widening: how much larger than found the noise is in the first step; it comes down to 1 in the last but one.
+    """
+    vectors, scale, share = candidates.vectors_BK13, candidates.scale_BK, candidates.share_BK
+    limits = [limit * unit_scale(problem) for limit in SCALE_LIMITS] if kernel.even_at is None else None
+    eye = torch.eye(6, dtype=vectors.dtype, device=vectors.device)
     for step in range(steps):
-        threshold = options.inlier_sigmas * widening ** (1 - step / max(1, steps - 1))
-        gradient_k6, hessian_k66, _ = normal_equations(problem, poses_k44, threshold)
-        damped = hessian_k66 + 1e-6 * torch.diag_embed(hessian_k66.diagonal(dim1=-2, dim2=-1)) + 1e-9 * torch.eye(
-            6, dtype=hessian_k66.dtype, device=hessian_k66.device)
-        update_k6 = torch.linalg.solve_ex(damped, -gradient_k6)[0]
-        poses_k44 = se3.retract(poses_k44, update_k6.nan_to_num(0).clamp(-0.5, 0.5))
-    return poses_k44
+        wide = widening ** max(0.0, 1 - step / max(1, steps - 2))
+        white = problem.whitened(problem.residuals(vectors), scale * wide)
+        inlier, weight = kernel.expectation(problem, white, share)
+        gradient, hessian = normal_equations(problem, white, weight, vectors, prior)
+        damped = hessian * (1 + 1e-6 * eye) + 1e-9 * eye
+        vectors = _moved(vectors, torch.linalg.solve_ex(damped, -gradient)[0].nan_to_num(0).clamp(-0.5, 0.5))
+        if kernel.even_at is None:
+            share = (inlier.sum(-1) / problem.count_B1).clamp(*SHARE_LIMITS)
+            dimensions = 2 * SHAPE - problem.single.freedom
+            ratio = (weight * white.square_BKN).sum(-1) / (inlier * dimensions).sum(-1).clamp(min=1e-9)
+            scale = (scale * wide * ratio.clamp(0.04, 4).sqrt()).clamp(*limits)
+    return Candidates(vectors, scale, share, candidates.score_BK)
 
 
-def normal_equations(problem: RayProblem | PointProblem, poses_k44: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient (k, 6), Gauss-Newton Hessian (k, 6, 6) and weights (k, N) of the soft inlier cost at the poses."""
-    residual, jacobian, usable_kN = problem.linearise(poses_k44)
-    weights_kN = soft_inliers(residual.norm(dim=-1), threshold) * usable_kN
-    weights = weights_kN[..., None].expand(residual.shape).flatten(1)
-    jacobian = jacobian.flatten(1, 2)
-    weighted = jacobian * weights[..., None]
-    return (weighted.mT @ residual.flatten(1)[..., None])[..., 0], weighted.mT @ jacobian, weights_kN
+def _moved(vectors_BK13: Tensor, tangent_BK6: Tensor) -> Tensor:
+    """The pose vectors after a left perturbation."""
+    matrix = se3.cayley(tangent_BK6[..., :3]) @ vectors_BK13[..., :12].unflatten(-1, (3, 4))
+    matrix = torch.cat([matrix[..., :3], matrix[..., 3:] + tangent_BK6[..., 3:, None]], -1)
+    return torch.cat([matrix.flatten(-2), vectors_BK13[..., 12:]], -1)
+
+
+def normal_equations(problem: Correspondences, white: Whitened, weight_BKN: Tensor, vectors_BK13: Tensor,
+                     prior: Prior | None = None) -> tuple[Tensor, Tensor]:
+    """Gradient (B, K, 6) and Gauss-Newton Hessian (B, K, 6, 6) of half the weighted sum of squares, for a left perturbation."""
+    rows_across, rows_along = (rows[:, None] for rows in problem.rows_B13M)
+    weights = (weight_BKN * white.across_BKN).double()
+    normal = (rows_across * torch.cat([weights, weights], -1)[..., None, :]) @ rows_across.mT
+    if white.along_BKN is not None:
+        normal = normal + (rows_along * (weight_BKN * white.along_BKN).double()[..., None, :]) @ rows_along.mT
+    moves = (vectors_BK13 @ problem.generators).unflatten(-1, (13, 6))
+    weighted = moves.mT @ normal
+    gradient, hessian = (weighted @ vectors_BK13[..., None])[..., 0], weighted @ moves
+    if prior is None:
+        return gradient, hessian
+    information = prior.information_B66[:, None]
+    away = se3.difference(problem.poses(vectors_BK13), prior.mean_B44[:, None])
+    return gradient + (information @ away[..., None])[..., 0], hessian + information
+
+
+def refine_and_choose(problem: Correspondences, candidates: Candidates, options: EstimatorOptions, kernel: Kernel, widening: float,
+                      prior: Prior | None = None, entropy_B: Tensor | None = None) -> Solution:
+    """Refine all candidates on a part of the correspondences, choose the best one afterwards, and finish it on all of them."""
+    part = problem.subset(SCORED_NEXT)
+    candidates = refine(part, candidates, options.refine_steps, widening, kernel, prior)
+    scores_BK = _scores(part, candidates, kernel, prior)
+    best_B1 = scores_BK.argmax(1, keepdim=True)
+    winner = candidates.take(best_B1)
+    margin_B, modes_B66 = _rivals(problem.poses(candidates.vectors_BK13), problem.poses(winner.vectors_BK13), scores_BK, options)
+    if part is not problem:
+        winner = refine(problem, winner, FINAL_STEPS, 1.0, kernel, prior)
+    white = problem.whitened(problem.residuals(winner.vectors_BK13), winner.scale_BK)
+    inlier, weight = kernel.expectation(problem, white, winner.share_BK)
+    _, hessian = normal_equations(problem, white, weight, winner.vectors_BK13, prior)
+    entropy_B = torch.zeros_like(margin_B) if entropy_B is None else entropy_B
+    return Solution(problem.poses(winner.vectors_BK13)[:, 0], hessian[:, 0], inlier[:, 0], inlier[:, 0].sum(1),
+                    scores_BK.gather(1, best_B1)[:, 0], winner.scale_BK[:, 0], winner.share_BK[:, 0], margin_B, modes_B66, entropy_B)
+
+
+def _scores(problem: Correspondences, candidates: Candidates, kernel: Kernel, prior: Prior | None) -> Tensor:
+    """(B, K) score of each candidate with its own noise and share of inliers."""
+    white = problem.whitened(problem.residuals(candidates.vectors_BK13), candidates.scale_BK)
+    return kernel.score(problem, white, candidates.share_BK) + _agreement(problem.poses(candidates.vectors_BK13), prior)
+
+
+def _agreement(poses_BK44: Tensor, prior: Prior | None) -> Tensor:
+    """(B, K) logarithm of the prior at each pose over that at its mean; zero where there is none."""
+    if prior is None:
+        return torch.zeros_like(poses_BK44[..., 0, 0])
+    away_BK6 = se3.difference(poses_BK44, prior.mean_B44[:, None])
+    return -(away_BK6 * (prior.information_B66[:, None] @ away_BK6[..., None])[..., 0]).sum(-1) / 2
+
+
+def _rivals(poses_BK44: Tensor, best_B144: Tensor, scores_BK: Tensor, options: EstimatorOptions) -> tuple[Tensor, Tensor]:
+    """margin_B and modes_B66 as in Solution."""
+    away_BK6 = se3.difference(poses_BK44, best_B144)
+    turn_BK, shift_BK = away_BK6[..., :3].norm(dim=-1), away_BK6[..., 3:].norm(dim=-1)
+    other_BK = (shift_BK > options.mode_distance) | (turn_BK > options.mode_angle)
+    margin_B = scores_BK.amax(1) - torch.where(other_BK, scores_BK, torch.full_like(scores_BK, -torch.inf)).amax(1)
+    weighted = away_BK6 * scores_BK.softmax(1)[..., None]
+    return margin_B, weighted.mT @ away_BK6
+
+
+def _take(values_BKC: Tensor, index_BK: Tensor) -> Tensor:
+    return values_BKC.gather(1, index_BK[..., None].expand(*index_BK.shape, values_BKC.shape[-1]))

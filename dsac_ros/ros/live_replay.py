@@ -10,10 +10,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,13 +75,15 @@ class LiveReplay:
 
 
 def replay_live(map_path: str | Path, source: FrameSource, modality: str, rate: float = 1.0, *, device: str = 'auto', threads: int = 0,
-                progress: Callable[[int, int], None] | None = None) -> LiveReplay:
+                estimator: Mapping[str, Any] = MappingProxyType({}), progress: Callable[[int, int], None] | None = None) -> LiveReplay:
     """Start the localizer node, play the source to it at `rate` times its true speed, collect pose and status, and stop it with SIGINT.
 
+    estimator: parameters of its group, others keep their defaults.
     Stamps are rewritten to the time of sending, so that latency is measured from there; results carry the source's own stamps.
     Raises DsacError where the node does not start, dies, or does not end with exit code 0.
     """
     parameters = {'map': str(Path(map_path).resolve()), 'modality': modality, 'device': device, 'threads': threads}
+    parameters |= {f'estimator.{name}': value for name, value in estimator.items()}
     with NodeProcess(parameters) as node, Player(node, modality == 'rgbd') as player:
         player.wait_until_ready()
         replay = player.play(source, modality, rate, psutil.Process(node.process.pid), progress)

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from dsac_ros.geometry.camera import normalised
-from dsac_ros.landmarks.keypoints import Keypoints, detect
+from dsac_ros.landmarks.keypoints import MAPPING, Keypoints, detect
 from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.records import Frame
 from dsac_ros.training.buffer import Targets
@@ -57,7 +57,7 @@ def triangulate_frames(frames: list[Frame], use_depth: bool, deadline: float, qu
     # Threads suffice: OpenCV and the matrix products release the interpreter.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         progress = partial(tqdm, total=len(frames), disable=quiet, unit='frame', dynamic_ncols=True)
-        keypoints = list(progress(pool.map(lambda frame: detect(frame.image, frame.camera), frames), desc='keypoints'))
+        keypoints = list(progress(pool.map(lambda frame: detect(frame.image, frame.camera, MAPPING), frames), desc='keypoints'))
         order = np.random.default_rng(0).permutation(len(frames)).tolist()
         list(progress(pool.map(solve, order), desc='triangulate'))
     return dict(sorted(found.items()))  # not in the order in which threads were done: the same seed gives the same landmarks

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dsac_ros.commands import evaluate
+from dsac_ros.config import EstimatorOptions
 from dsac_ros.errors import ConfigError, DataError, DsacError
 from dsac_ros.evaluation import report
 from dsac_ros.evaluation.records import FrameResult
@@ -27,8 +28,9 @@ class NearLocalizer:
     map_frame = 'map'
 
     @classmethod
-    def from_map(cls, path, device='auto'):
+    def from_map(cls, path, device='auto', estimator=EstimatorOptions()):
         assert Path(path).is_dir() and device == 'cpu'
+        cls.estimator = estimator
         return cls()
 
     def warm_up(self, camera, modality):
@@ -79,7 +81,12 @@ def test_writes_and_prints(place, capsys):
     assert summary['frames'] == summary['answered'] == 2 and summary['within_2cm_2deg'] == 1.0
     assert summary['run']['modality'] == 'rgbd' and summary['run']['split'] == 'val'
     assert summary['run']['options'] == {
-        'split': 'val', 'modality': 'auto', 'live': False, 'rate': 1.0, 'device': 'cpu', 'frames': 0, 'every': 1}
+        'split': 'val', 'modality': 'auto', 'live': False, 'rate': 1.0, 'device': 'cpu', 'frames': 0, 'every': 1, 'set': []}
+
+
+def test_settings_reach_the_estimator(place, no_page):
+    evaluated('--set', 'refined=7', '--set', 'landmarks=false', '--out', 'r')
+    assert NearLocalizer.estimator == EstimatorOptions(refined=7, landmarks=False)
 
 
 def test_two_runs_are_identical(place, no_page):
@@ -112,7 +119,8 @@ def test_another_frame_of_the_map_is_warned_of(place, no_page, capsys, monkeypat
 
 @pytest.mark.parametrize(('arguments', 'error', 'words'), [
     (('--every', '0'), ConfigError, 'every'), (('--frames', '-1'), ConfigError, 'frames'), (('--rate', '0'), ConfigError, 'rate'),
-    (('--device', 'toaster'), ConfigError, 'toaster'), (('--split', 'nowhere'), DataError, 'nowhere')])
+    (('--device', 'toaster'), ConfigError, 'toaster'),
+    (('--set', 'refned=3'), ConfigError, 'refined'), (('--split', 'nowhere'), DataError, 'nowhere')])
 def test_bad_options_are_refused(place, arguments, error, words):
     with pytest.raises(error, match=words):
         evaluated(*arguments)
@@ -126,14 +134,14 @@ def test_live_without_ros_says_so(place, monkeypatch):
 
 def test_live_writes_the_same_folder(place, no_page, monkeypatch):
     """What the node does is tested in test/system; here only that its results reach the folder."""
-    def replay_live(map_path, source, modality, rate, device, progress):
-        assert (map_path, modality, rate, device) == (Path('room.dsacmap'), 'rgbd', 2.0, 'cpu')
+    def replay_live(map_path, source, modality, rate, device, estimator, progress):
+        assert (map_path, modality, rate, device, estimator) == (Path('room.dsacmap'), 'rgbd', 2.0, 'cpu', {'landmarks': False})
         results = replay_offline(NearLocalizer(), source, modality)
         late = FrameResult(10**12, 'late', False, modality, reference=np.eye(4), reasons=('dropped',))
         return types.SimpleNamespace(results=[*results, late], counters={'dropped': 1}, memory_mb=[(0.0, 300.04), (1.0, 310.0)])
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
     monkeypatch.setitem(sys.modules, 'dsac_ros.ros.live_replay', types.SimpleNamespace(replay_live=replay_live))
-    assert evaluated('--live', '--rate', '2', '--out', 'r') == 0
+    assert evaluated('--live', '--rate', '2', '--set', 'landmarks=false', '--out', 'r') == 0
     summary = json.loads((place / 'r' / 'summary.json').read_text())
     assert summary['frames'] == 7 and summary['reasons'] == {'dropped': 1}
     assert summary['run']['live'] and summary['run']['rate'] == 2.0 and summary['run']['node_counters'] == {'dropped': 1}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsac_ros.geometry.camera import cell_centres, normalised, project
+from dsac_ros.geometry.camera import bearings, cell_centres, normalised, project
 from dsac_ros.records import Camera
 
 CAMERAS = {
@@ -44,6 +44,26 @@ def test_rays_project_back_to_their_pixels(name: str) -> None:
     assert rays.shape == pixels.shape and rays.dtype == np.float64 and np.isfinite(rays).all()
     points = np.column_stack([rays.reshape(-1, 2), np.ones(pixels[..., 0].size)]) * 2.7
     np.testing.assert_allclose(opencv_pixels(camera, points), pixels.reshape(-1, 2), atol=1e-3)
+
+
+@pytest.mark.parametrize('name', CAMERAS)
+def test_bearings_are_unit_vectors_along_the_rays(name: str) -> None:
+    camera = CAMERAS[name]
+    pixels = whole_grid(camera)
+    found, rays = bearings(camera, pixels), normalised(camera, pixels)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1.0, atol=1e-14)
+    np.testing.assert_allclose(found[..., :2] / found[..., 2:], rays, atol=1e-6)  # OpenCV's fisheye stops at 1e-8 of an angle
+    assert bearings(camera, np.zeros((0, 2))).shape == (0, 3)
+
+
+def test_bearings_of_a_fisheye_beyond_a_right_angle() -> None:
+    """The image point of a direction, by the formula of Kannala and Brandt written out; 110 degrees off the axis OpenCV has no answer."""
+    camera = Camera(800, 800, 200.0, 210.0, 399.0, 401.0, 'equidistant', (0.02, -0.003, 0.0005, -0.0001))
+    angle, around = np.meshgrid(np.radians([0.0, 1e-6, 10.0, 60.0, 89.9, 90.0, 110.0]), np.linspace(0, 6, 9))
+    radius = angle + sum(k * angle ** (3 + 2 * i) for i, k in enumerate(camera.distortion))
+    pixels = np.stack([200 * radius * np.cos(around) + 399, 210 * radius * np.sin(around) + 401], -1)
+    expected = np.stack([np.sin(angle) * np.cos(around), np.sin(angle) * np.sin(around), np.cos(angle)], -1)
+    np.testing.assert_allclose(bearings(camera, pixels), expected, atol=1e-10)
 
 
 def test_rays_do_not_depend_on_the_layout_of_the_pixels() -> None:
