@@ -15,13 +15,17 @@ from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.estimator import estimate
 from dsac_ros.ransac.sampling import uniform_draws
 
-DEFAULT_HYPOTHESES = 256
-MODALITIES = {'rgb': 'ours {}', 'rgb+w': 'ours {} guided', 'rgbd': 'ours {} RGB-D'}
+DEFAULT_HYPOTHESES = (256,)
+MODALITIES = {'rgb': '{}', 'rgb+w': '{} guided', 'rgbd': '{} RGB-D'}
+ROUNDS = EstimatorOptions(rounds=32, early_out=True)
+MOST = 4096  # sets in all rounds
 
 
-def ours(hypotheses: Sequence[int] = (DEFAULT_HYPOTHESES,), device: str = 'cpu') -> list[Estimator]:
-    """Ours with each number of minimal sets: RGB, RGB with sampling weights, RGB-D."""
-    return [_estimator(name.format(sets), modality, sets, device) for sets in hypotheses for modality, name in MODALITIES.items()]
+def ours(hypotheses: Sequence[int] = DEFAULT_HYPOTHESES, device: str = 'cpu') -> list[Estimator]:
+    """RGB, RGB with sampling weights, RGB-D: in rounds until the pose is found for sure, and with each fixed number of minimal sets."""
+    kinds = [('ours', MOST, ROUNDS), *((f'ours {sets}', sets, EstimatorOptions()) for sets in hypotheses)]
+    return [_estimator(name.format(kind), modality, sets, options, device)
+            for kind, sets, options in kinds for modality, name in MODALITIES.items()]
 
 
 def oracles() -> list[Estimator]:
@@ -46,9 +50,7 @@ def correspondences(problem: Problem, modality: str, device: str) -> tuple[Corre
                            tensor(np.ones(len(scales_N), bool)), ranges_BN, range_noise_BN), tensor(weights_N)
 
 
-def _estimator(name: str, modality: str, sets: int, device: str) -> Estimator:
-    options = EstimatorOptions()
-
+def _estimator(name: str, modality: str, sets: int, options: EstimatorOptions, device: str) -> Estimator:
     def prepare(problem: Problem) -> tuple[Correspondences, Tensor, bool]:
         return *correspondences(problem, modality, device), not problem.scales_known
 

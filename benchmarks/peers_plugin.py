@@ -8,7 +8,7 @@ from typing import Any, Callable
 import numpy as np
 
 # The script loads this file by its path, from wherever it is called.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.ours import ours  # noqa: E402
 from benchmarks.peers import Estimator, transform  # noqa: E402

@@ -163,7 +163,7 @@ def _add_race_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument('--out', type=Path, required=True, help='results folder; what it holds already is kept')
     command.add_argument('--threads', type=int, default=1)
     command.add_argument('--frames', type=int, default=0, help='from all over the set; 0: all')
-    command.add_argument('--hypotheses', type=_numbers, default=[DEFAULT_HYPOTHESES], help='minimal sets of ours, e.g. 64,256,1024')
+    command.add_argument('--hypotheses', type=_numbers, default=list(DEFAULT_HYPOTHESES), help='minimal sets of ours, e.g. 64,256,1024')
     command.add_argument('--only', type=_texts, help='estimators whose name has one of these texts; default: all')
     command.add_argument('--device', default='cpu', help='of ours')
     command.add_argument('--budget', type=float, default=20.0, help='CPU seconds of an estimator in a cell, then it sees few frames')

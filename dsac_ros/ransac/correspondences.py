@@ -122,15 +122,23 @@ class Correspondences:
         bottom = torch.cat([torch.zeros_like(shifted), shifted], -1)
         return torch.nn.functional.pad(torch.cat([top, bottom[None]]), (0, 0, 0, 1)).flatten(1)
 
+    @cached_property
+    def parts(self) -> dict[int, Correspondences]:
+        """The subsets that were asked for, since every round of hypotheses asks again."""
+        return {}
+
     def subset(self, count: int) -> Correspondences:
         """At most `count` of the correspondences, evenly spread over their order, with the centre and the spread of all."""
         total = self.points_BN3.shape[1]
         if total <= count:
             return self
+        if count in self.parts:
+            return self.parts[count]
         chosen = torch.arange(count, device=self.points_BN3.device) * total // count
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         part = Correspondences(**{name: None if value is None else value[:, chosen] for name, value in values.items()})
         part.__dict__.update(centre_B3=self.centre_B3, spread_B=self.spread_B, generators=self.generators)
+        self.parts[count] = part
         return part
 
     def vectors(self, poses_BK44: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from dsac_ros.ransac.minimal import hypotheses_from_points, hypotheses_from_rays
 from dsac_ros.ransac.sampling import draw_minimal_sets, mixed
 
 SCORED_FIRST = 128  # correspondences on which every hypothesis is scored, or a SCORED_SHARE of all
-SCORED_SHARE = 1 / 16
+SCORED_SHARE = 1 / 32
 SCORED_NEXT = 1200  # on which the best SHORTLIST are scored again and refined
 SHORTLIST = 32
 ASSUMED_SHARE = 0.3  # of inliers, while there is no pose to tell
-FREE_SCALES = (0.06, 0.02, 0.007)  # noise of the points tried when it is not known, over the spread of the points
+FREE_SCALES = (0.03, 0.008)  # noise of the points tried when it is not known, over the spread of the points
 NEAR_SHARE = 0.5  # of the sets of a further round that are drawn near the best hypothesis
 MISSED = 1e-3  # probability of having drawn no set of inliers alone, below which further rounds are left out
 FINAL_STEPS = 3  # of refinement on all correspondences

@@ -79,7 +79,7 @@ def test_command_from_sets_to_tables(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(asked) == 0
     out = capsys.readouterr().out
     assert '## iid, 300 cells, 1 thread' in out and '## correlated, 300 cells, 1 thread' in out
-    assert len(read_records(tmp_path / 'records.csv')) == 2 * 2 * 2 * (3 + 3)
+    assert len(read_records(tmp_path / 'records.csv')) == 2 * 2 * 2 * (6 + 3)
     assert main(['run', str(tmp_path), '--out', str(tmp_path)]) == 2
     assert 'iid.npz: missing' in capsys.readouterr().err
 
