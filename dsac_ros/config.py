@@ -109,7 +109,7 @@ class EstimatorOptions(Options):
     """Generate, score, refine (dsac_ros.ransac)."""
 
     hypotheses_rgb: int = option(64, 'minimal sets drawn per RGB frame; every root of P3P is scored', low=8, high=8192)
-    hypotheses_rgbd: int = option(64, 'minimal sets drawn per RGB-D frame, half of them of measured points', low=8, high=8192)
+    hypotheses_rgbd: int = option(192, 'minimal sets drawn per RGB-D frame, two thirds of them of measured points', low=8, high=8192)
     uniform_share: float = option(0.1, 'share of the draws that ignores the learned guidance', low=0.0, high=1.0)
     scale_factor: float = option(2.0, 'standard deviation of a scene coordinate along an axis, per predicted scale (2 for the '
                                  'isotropic Laplace error that the head is trained for)', low=0.1, high=100.0)
@@ -143,6 +143,7 @@ class IntegrityOptions(Options):
     min_inlier_ratio: float = option(0.25, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
     min_spread: float = option(0.4, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
     min_landmarks: float = option(40.0, 'soft inlier landmarks that make up for few inlier cells', low=4.0, high=1e6)
+    require_landmarks: bool = option(True, 'refuse a pose of a frame without depth that no landmarks confirm, where the map has any')
     max_position_deviation: float = option(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)
     max_rotation_deviation: float = option(0.2, 'largest standard deviation of the rotation about any axis', unit='rad', low=0.0, high=10.0)
     map_margin: float = option(3.0, 'how far the camera may be outside of the box of the mapped points', unit='m', low=0.0, high=1e4)

@@ -234,8 +234,9 @@ class Localizer:
         inliers, usable, spread, rms, landmarks = map(float, evidence[52:])
         ratio = inliers / max(1.0, usable)
         entry = self.bundle.entry
-        verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, np.array(entry.centre), np.array(entry.extent),
-                        self.integrity)
+        cells_suffice = modality == 'rgbd' or self.landmarks is None or not self.integrity.require_landmarks
+        verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, cells_suffice, np.array(entry.centre),
+                        np.array(entry.extent), self.integrity)
         stages = {name: 1e3 * (b - a) for name, a, b in zip(STAGES, times, times[1:])}
         return Estimate(frame.stamp_ns, map_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
                         rms * (frame.camera.fx if modality == 'rgb' else 1.0), stages, landmarks)

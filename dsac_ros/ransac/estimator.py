@@ -87,7 +87,7 @@ def estimate(problem: Correspondences, weights_BN: Tensor, draws_BK3: Tensor, op
 
     Args:
         weights_BN: learned guidance for drawing, zero for what may not be drawn.
-        draws_BK3: random numbers in [0, 1) for K minimal sets (sampling.uniform_draws); with depth every second set is of measured points.
+        draws_BK3: random numbers in [0, 1) for K minimal sets (sampling.uniform_draws); with depth two of three are of measured points.
         free_scale: scales_BN are known up to a common factor, which is found with the pose.
         starts_BS44: poses that compete with the hypotheses.
         prior: enters as a hypothesis and as a term of the refinement.
@@ -144,9 +144,10 @@ def generate(problem: Correspondences, probabilities_BN: Tensor, draws_BK3: Tens
     """Hypotheses (B, M, 4, 4) of all minimal sets, M at most 4 K, and the mask (B, M) of valid ones."""
     if problem.ranges_BN is None:
         return hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, draws_BK3, problem.cameras_BN))
-    rays = hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, draws_BK3[:, 1::2], problem.cameras_BN))
+    # Measured points give the better hypotheses for next to no time; rays find what has no depth.
+    rays = hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, draws_BK3[:, ::3], problem.cameras_BN))
     with_depth = torch.where(problem.measured_BN, probabilities_BN, torch.zeros_like(probabilities_BN))
-    points = hypotheses_from_points(problem, draw_minimal_sets(with_depth, draws_BK3[:, ::2]))
+    points = hypotheses_from_points(problem, draw_minimal_sets(with_depth, torch.cat([draws_BK3[:, 1::3], draws_BK3[:, 2::3]], 1)))
     return torch.cat([rays[0], points[0]], 1), torch.cat([rays[1], points[1]], 1)
 
 

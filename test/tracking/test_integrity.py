@@ -17,7 +17,7 @@ OPTIONS = IntegrityOptions()
 
 def verdict(**changed: Any) -> Verdict:
     good = dict(map_from_camera=np.eye(4), covariance=np.eye(6) * 1e-4, inliers=500.0, inlier_ratio=0.5, spread=0.9,
-                landmarks=0.0, centre=np.zeros(3), extent=np.array([4.0, 4.0, 2.0]), options=OPTIONS)
+                landmarks=0.0, cells_suffice=True, centre=np.zeros(3), extent=np.array([4.0, 4.0, 2.0]), options=OPTIONS)
     return judge(**{**good, **changed})
 
 
@@ -32,6 +32,7 @@ def test_a_good_pose_passes() -> None:
 
 
 @pytest.mark.parametrize(('name', 'inside', 'outside'), [
+    ('no_landmarks', {'landmarks': 20.0, 'cells_suffice': False}, {'cells_suffice': False}),
     ('few_inliers', {'inliers': OPTIONS.min_inliers}, {'inliers': OPTIONS.min_inliers - 0.1}),
     ('low_inlier_ratio', {'inlier_ratio': OPTIONS.min_inlier_ratio}, {'inlier_ratio': OPTIONS.min_inlier_ratio - 0.001}),
     ('low_spread', {'spread': OPTIONS.min_spread}, {'spread': OPTIONS.min_spread - 0.001}),
@@ -56,8 +57,10 @@ def test_deviation_along_any_oblique_axis(part: int, name: str, limit: float) ->
 
 
 def test_all_failures_are_named() -> None:
-    bad = verdict(map_from_camera=at(100, 0, 0), covariance=np.eye(6) * 100, inliers=1.0, inlier_ratio=0.0, spread=0.0)
-    assert bad.reasons == ('few_inliers', 'low_inlier_ratio', 'low_spread', 'uncertain_position', 'uncertain_rotation', 'outside_map')
+    bad = verdict(map_from_camera=at(100, 0, 0), covariance=np.eye(6) * 100, inliers=1.0, inlier_ratio=0.0, spread=0.0,
+                  cells_suffice=False)
+    assert bad.reasons == ('no_landmarks', 'few_inliers', 'low_inlier_ratio', 'low_spread', 'uncertain_position', 'uncertain_rotation',
+                           'outside_map')
     assert len(bad.reasons) == len(fields(IntegrityOptions)) - 1  # min_landmarks is no test but a way around three of them
 
 
