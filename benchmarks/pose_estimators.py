@@ -56,6 +56,9 @@ def run(options: argparse.Namespace) -> None:
         if not path.is_file():
             raise DsacError(f'{path}: missing; make it with `python -m benchmarks.pose_estimators make`')
         problems = ProblemSet(path)
+        known = [f'{cm:g} cm {share:.0%}' for cm in problems.noises_cm for share in problems.outliers]
+        if strange := [cell for cell in options.cells or () if cell not in known]:
+            raise DsacError(f'--cells {",".join(strange)}: not in {path}; known: {", ".join(known)}')
         warm_up(problems.problem(0, 0, 0), estimators)
         for stride in options.strides:
             for noise, cm in enumerate(problems.noises_cm):
@@ -85,7 +88,10 @@ def predicted(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Tables and plots of what the results folder holds."""
-    print(write_report(options.out, read_records(options.out / 'records.csv')))
+    path = options.out / 'records.csv'
+    if not path.is_file():
+        raise DsacError(f'{path}: missing; `run` or `predicted` with --out {options.out} writes it')
+    print(write_report(options.out, read_records(path)))
 
 
 def _with_references(problems: ProblemSet, noise: int, outlier: int, stride: int,

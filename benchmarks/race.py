@@ -28,14 +28,10 @@ class Heat:
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(Heat):
     """One estimator on one frame. position_m, rotation_deg: infinite and 180 without an answer. reference_m: what its modality could reach
     there (RGB: the bound; RGB-D: the error of the fit to the true inliers), NaN where nobody knows. cpu_ms: of all threads."""
 
-    problems: str
-    cells: int
-    threads: int
-    cell: str
     estimator: str
     modality: str
     threshold_px: float

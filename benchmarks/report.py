@@ -21,15 +21,11 @@ BASE_PX = 10.0  # what everybody's defaults are near
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Heat):
     """An estimator in one cell, at its best threshold there (0: it has none). median_m, and over_reference: that over the median of what
     could be reached. within_5cm_5deg: share. cpu_ms, p95_cpu_ms, wall_ms; over_poselib: median ratio of its CPU time to PoseLib's (100 to
     1000 iterations, at the best threshold) on the same frames."""
 
-    problems: str
-    cells: int
-    threads: int
-    cell: str
     estimator: str
     modality: str
     threshold_px: float

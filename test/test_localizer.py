@@ -174,6 +174,36 @@ def test_integrity_options_are_used() -> None:
     assert 'few_inliers' in strict.localize(rooms.tiny_frames()[0], 'rgbd').verdict.reasons
 
 
+def test_rgb_needs_landmarks_where_the_map_has_any() -> None:
+    """A frame whose pose no number of landmarks can confirm: refused for that in RGB, not with depth, not where it is not asked for, and
+    not where there are none to ask."""
+    path, frame = rooms.tiny_map()[0], rooms.tiny_frames()[0]
+    unconfirmed, lax = EstimatorOptions(min_landmarks=1e4), IntegrityOptions(require_landmarks=False)
+    asked = Localizer.from_map(path, 'cpu', unconfirmed)
+    assert 'no_landmarks' in asked.localize(frame, 'rgb').verdict.reasons
+    assert 'no_landmarks' not in asked.localize(frame, 'rgbd').verdict.reasons
+    cells_only = Localizer.from_map(path, 'cpu', EstimatorOptions(landmarks=False))
+    for localizer in (Localizer.from_map(path, 'cpu', unconfirmed, lax), cells_only):
+        assert 'no_landmarks' not in localizer.localize(frame, 'rgb').verdict.reasons
+    assert Localizer.from_map(path, 'cpu').localize(frame, 'rgb').verdict.accepted
+
+
+def test_landmarks_find_the_pose_where_cells_say_nothing() -> None:
+    """A head that puts every cell somewhere in the room at random: the matches to anywhere have to give the first pose."""
+    localizer = Localizer.from_map(rooms.tiny_map()[0], 'cpu')
+    head, generator = localizer.expert, torch.Generator().manual_seed(0)
+
+    def lost(features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        points, scales, logits = head(features)
+        return 4 * torch.rand(points.shape, generator=generator) - 2, scales, logits
+
+    localizer.expert = lost
+    frames = rooms.tiny_frames()[::6]
+    estimates = [localizer.localize(frame, 'rgb') for frame in frames]
+    found = [estimate.landmarks > 0 and error(estimate, frame)[0] < 0.05 for estimate, frame in zip(estimates, frames)]
+    assert np.mean(found) > 0.6, found
+
+
 def test_the_bundles_factors_scale_the_covariance() -> None:
     bundle, frame, options = rooms.tiny_map()[1], rooms.tiny_frames()[3], EstimatorOptions(landmarks=False)
     covariances = [Localizer(replace(bundle, covariance_factors=dict.fromkeys(bundle.covariance_factors, factor)), 'cpu', options)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsac_ros.geometry import se3
+from dsac_ros.geometry.kabsch import triangle_frame
 
 MIN_SINE = 1e-3  # of the angles of the triangle of points: below, the set is a sliver and its pose arbitrary
 POLISH_STEPS = 1
@@ -50,7 +51,7 @@ def p3p(bearings_K33: Tensor, points_K33: Tensor) -> tuple[Tensor, Tensor]:
     valid = valid & (depths > 0).all(-1) & (residual < 1e-3)
 
     seen = depths[..., None] * bearings[..., None, :, :]  # (..., 4, 3 points, 3)
-    rotation = _triad(seen) @ _triad(points)[..., None, :, :].mT
+    rotation = triangle_frame(seen) @ triangle_frame(points)[..., None, :, :].mT
     translation = seen[..., 0, :] - (rotation @ points[..., None, 0, :, None])[..., 0]
     pose = se3.from_rotation_translation(rotation, translation)
     eye = torch.eye(4, dtype=pose.dtype, device=pose.device)
@@ -169,12 +170,3 @@ def _polish(depths: Tensor, cosines: Tensor, squares: Tensor) -> tuple[Tensor, T
         change = (cofactors @ equations[..., None])[..., 0] / determinant
         depths = depths - torch.where(change.isfinite(), change, torch.zeros_like(change))
     return depths, equations.abs().amax(-1)
-
-
-def _triad(points: Tensor) -> Tensor:
-    """Orthonormal frame (..., 3, 3) (columns) of three points (rows)."""
-    normalize = torch.nn.functional.normalize
-    x = normalize(points[..., 1, :] - points[..., 0, :], dim=-1)
-    y = normalize(points[..., 2, :] - points[..., 0, :], dim=-1)
-    z = normalize(torch.linalg.cross(x, y), dim=-1)  # of unit vectors: normalize takes less than 1e-12 for nothing
-    return torch.stack([x, torch.linalg.cross(z, x), z], -1)

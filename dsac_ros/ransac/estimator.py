@@ -44,9 +44,10 @@ class Solution:
 
     camera_from_map_B44: rig_from_map for a rig. hessian_B66: information for a left perturbation (rotation, translation) if all residuals
     were independent. weights_BN: posterior probability of being an inlier; inliers_B: their sum. score_B: logarithm of the likelihood
-    ratio to "all are outliers". scale_B: factor on the noise of the points. share_B: of inliers. margin_B: by how much the score is ahead
-    of the best candidate that is another place, infinite where there is none; modes_B66: spread of the refined candidates around the best
-    one by their posterior, as a covariance of the perturbation; entropy_B [bit]: of the posterior over the scored hypotheses.
+    ratio to "all are outliers". scale_B: factor on the noise of the points; where it is found, it is that of the t distribution, 0.89 of a
+    normal standard deviation. share_B: of inliers. margin_B: by how much the score is ahead of the best candidate that is another place,
+    infinite where there is none; modes_B66: spread of the refined candidates around the best one by their posterior, as a covariance of
+    the perturbation; entropy_B [bit]: of the posterior over the hypotheses of the last round.
     """
 
     camera_from_map_B44: Tensor

@@ -82,6 +82,10 @@ def test_command_from_sets_to_tables(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert len(read_records(tmp_path / 'records.csv')) == 2 * 2 * 2 * (6 + 3)
     assert main(['run', str(tmp_path), '--out', str(tmp_path)]) == 2
     assert 'iid.npz: missing' in capsys.readouterr().err
+    assert main([*asked[:-1], '7 cm 1%']) == 2
+    assert '--cells 7 cm 1%: not in' in capsys.readouterr().err
+    assert main(['report', str(tmp_path / 'nothing')]) == 2
+    assert 'records.csv: missing' in capsys.readouterr().err
 
 
 def test_plugin_speaks_the_language_of_the_script() -> None:
