@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -52,8 +53,20 @@ def from_dict(group: type[T], values: dict[str, Any]) -> T:
     return group(**values)
 
 
-def parse_settings(group: type[Any], settings: list[str]) -> dict[str, Any]:
-    """Values out of NAME=VALUE texts, read as YAML scalars; refuses what is no setting, and checks the values by building the group."""
+def build_groups(groups: Mapping[str, type[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Prefix -> option group, from values by their full names: PREFIX.NAME, or NAME for the prefix ''. Raises ConfigError."""
+    parts: dict[str, dict[str, Any]] = {prefix: {} for prefix in groups}
+    for name, value in values.items():
+        prefix, _, own_name = name.rpartition('.')
+        if prefix not in parts:
+            known = [f'{p}.{f.name}'.lstrip('.') for p, group in groups.items() for f in fields(group)]
+            raise ConfigError(f'unknown option {name!r}; known: {", ".join(known)}')
+        parts[prefix][own_name] = value
+    return {prefix: from_dict(group, parts[prefix]) for prefix, group in groups.items()}
+
+
+def parse_settings(groups: Mapping[str, type[Any]], settings: list[str]) -> dict[str, Any]:
+    """Values by full name out of NAME=VALUE texts, read as YAML scalars. Refuses what is no setting of the groups, and bad values."""
     values = {}
     for text in settings:
         name, equals, value = text.partition('=')
@@ -65,7 +78,7 @@ def parse_settings(group: type[Any], settings: list[str]) -> dict[str, Any]:
             raise ConfigError(f'--set {text}: {value!r} is no YAML scalar') from error
         if isinstance(values[name], str) and _is_number(value):  # YAML 1.1 takes 1e-3, without a point, for text
             values[name] = float(value)
-    from_dict(group, values)
+    build_groups(groups, values)
     return values
 
 
@@ -136,6 +149,21 @@ class EstimatorOptions(Options):
 
 
 @dataclass(frozen=True)
+class TrackingOptions(Options):
+    """What the frames before are used for (dsac_ros.tracking.tracker)."""
+
+    enabled: bool = option(True, 'look for the landmarks around the pose that the frames before lead to expect, and search further only '
+                                 'where they do not confirm it; false: every frame by itself')
+    radius_px: float = option(48.0, 'how far from where the expected pose projects it a landmark is looked for, in an image 480 pixels '
+                              'high', unit='px', low=1.0, high=1000.0)
+    keep_share: float = option(0.5, 'least share of the landmarks of the last full search that a tracked frame has to confirm', low=0.0,
+                               high=1.0)
+    search_every: int = option(30, 'tracked frames after which one is searched in full all the same', low=1, high=100000)
+    max_gap: float = option(1.0, 'longest time since the last accepted frame for which there is an expected pose', unit='s', low=0.0,
+                            high=60.0)
+
+
+@dataclass(frozen=True)
 class IntegrityOptions(Options):
     """When a pose is good enough to be published (dsac_ros.tracking.integrity)."""
 
@@ -147,6 +175,10 @@ class IntegrityOptions(Options):
     max_position_deviation: float = option(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)
     max_rotation_deviation: float = option(0.2, 'largest standard deviation of the rotation about any axis', unit='rad', low=0.0, high=10.0)
     map_margin: float = option(3.0, 'how far the camera may be outside of the box of the mapped points', unit='m', low=0.0, high=1e4)
+
+
+# Prefix -> what a frame is localised with, as parameters of the node, `--set` of an evaluation and sections of config/localize.yaml.
+LOCALIZER_GROUPS: dict[str, type[Any]] = {'estimator': EstimatorOptions, 'tracking': TrackingOptions, 'integrity': IntegrityOptions}
 
 
 @dataclass(frozen=True)

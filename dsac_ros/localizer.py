@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,10 +25,9 @@ from dsac_ros.ransac.covariance import pose_covariance
 from dsac_ros.ransac.estimator import Solution, estimate, refine_from
 from dsac_ros.ransac.kernel import soft_inliers
 from dsac_ros.ransac.sampling import uniform_draws
-from dsac_ros.records import Camera, Estimate, Frame
+from dsac_ros.records import Camera, Estimate, Frame, Guess
 from dsac_ros.tracking.integrity import judge
 
-STAGES = ('prepare', 'encoder', 'expert', 'estimator', 'landmarks', 'evidence')
 MATCH_RATIO = 0.88  # of descriptor distances
 NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
 LANDMARK_WIDENING = 30.0  # of the noise at the start: some decimetres off, and ratio-tested matches are mostly right
@@ -78,14 +77,38 @@ def cell_grid(camera: Camera) -> CellGrid:
 @dataclass(frozen=True)
 class View:
     """Keypoints of a frame on the device: rays_M2, compressed descriptors_MC, mask usable_M; pixel: one of an image 480 pixels high, on the
-    plane z = 1; anywhere: matches of the strongest keypoints to any landmark of the map, and weights to draw them by."""
+    plane z = 1."""
 
     rays_M2: Tensor
     descriptors_MC: Tensor
     usable_M: Tensor
     pixel: float
-    anywhere: Correspondences
-    weights_BN: Tensor
+
+
+@dataclass(frozen=True)
+class ByLandmarks:
+    """A pose by landmarks near a start: pose_44, hessian_66, soft count of inliers, share of the image that they are spread over, their rms
+    residual on the plane z = 1, and whether they are enough."""
+
+    pose_44: Tensor
+    hessian_66: Tensor
+    inliers: Tensor
+    spread: Tensor
+    rms: Tensor
+    enough: Tensor
+
+
+class Stopwatch:
+    """Milliseconds of the stages of a frame."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.stages[stage] = 1e3 * (now - self._last)
+        self._last = now
 
 
 def cell_depths(depth: np.ndarray, grid: CellGrid) -> np.ndarray:
@@ -123,73 +146,103 @@ class Localizer:
             self.localize(Frame(np.zeros((*shape, 3), np.uint8), camera, stamp, depth), modality)
 
     @torch.inference_mode()
-    def localize(self, frame: Frame, modality: str) -> Estimate:
-        """The camera's pose in the map, and whether it may be trusted. 'rgbd' falls back to 'rgb' where there is too little depth."""
-        times = [time.perf_counter()]
+    def localize(self, frame: Frame, modality: str, guess: Guess | None = None) -> Estimate:
+        """The camera's pose in the map, and whether it may be trusted. 'rgbd' falls back to 'rgb' where there is too little depth.
+
+        Args:
+            guess: where landmarks confirm it, the rest of the chain is not run.
+        """
+        watch = Stopwatch()
+        view = self._landmark_thread.submit(self._look, frame) if self.landmarks else None
+        if view is not None and guess is not None:
+            tracked = self._track(frame, view.result(), guess, watch)
+            if tracked.verdict.accepted and tracked.landmarks >= guess.min_landmarks:
+                return tracked
+        anywhere = None if view is None else self._landmark_thread.submit(self._match_anywhere, view)
         grid = cell_grid(frame.camera)
         resized = cv2.resize(frame.image, (grid.width, grid.height), interpolation=cv2.INTER_AREA)
-        view = self._landmark_thread.submit(self._look, frame) if self.landmarks else None
         depth = cell_depths(frame.depth, grid) if modality == 'rgbd' and frame.depth is not None else None
         if depth is None or np.count_nonzero(depth) < MIN_DEPTH_CELLS:
             modality, depth = 'rgb', None
-        times.append(time.perf_counter())
+        watch.lap('prepare')
         maps_CHW = self.encoder(image_to_tensor(resized).to(self.device, non_blocking=True))[0]
         features = maps_CHW.flatten(1)[:, grid.cells_N.to(self.device)].T
-        times.append(time.perf_counter())
+        watch.lap('encoder')
         points_N3, scales_N, _ = self.expert(features)
-        times.append(time.perf_counter())
+        watch.lap('expert')
         cells = self._cell_problem(grid, points_N3.double(), scales_N.double(), depth)
-        looked = None if view is None else view.result()
-        problem, solutions = self._first_poses(frame, modality, cells, guidance(scales_N)[None], looked)
+        matches = None if anywhere is None else anywhere.result()
+        problem, solutions = self._first_poses(frame, modality, cells, guidance(scales_N)[None], matches)
         pose_44, hessian_66 = solutions.camera_from_map_B44[0], solutions.hessian_B66[0] / self.bundle.covariance_factors[modality]
-        score = torch.zeros_like(hessian_66[0, 0])
-        times.append(time.perf_counter())
-        if looked is not None:
-            pose_44, hessian_66, score = self._by_landmarks(looked, solutions, pose_44, hessian_66)
-        times.append(time.perf_counter())
-        evidence = self._evidence(problem, pose_44, grid, pose_covariance(hessian_66, pose_44), score).cpu().numpy()
-        times.append(time.perf_counter())
-        return self._answer(frame, modality, evidence, times)
+        landmarks = torch.zeros_like(hessian_66[0, 0])
+        watch.lap('estimator')
+        if view is not None:
+            near = self._near_first_poses(view.result(), solutions, pose_44)
+            pose_44, hessian_66 = torch.where(near.enough, near.pose_44, pose_44), torch.where(near.enough, near.hessian_66, hessian_66)
+            landmarks = torch.where(near.enough, near.inliers, landmarks)
+            watch.lap('landmarks')
+        evidence = self._evidence(pose_44, hessian_66, *self._cell_evidence(problem, pose_44, grid), landmarks)
+        watch.lap('evidence')
+        return self._answer(frame, modality, evidence, watch)
+
+    def _track(self, frame: Frame, view: View, guess: Guess, watch: Stopwatch) -> Estimate:
+        """The pose by the landmarks around a guess alone: no cells, hence none to count."""
+        watch.lap('keypoints')
+        start_44 = torch.from_numpy(guess.camera_from_map).to(self.device)
+        near = self._near(view, start_44, guess.radius_px * view.pixel)
+        none = torch.zeros_like(near.inliers)
+        landmarks = torch.where(near.enough, near.inliers, none)
+        evidence = self._evidence(near.pose_44, near.hessian_66, none, none, near.spread, near.rms, landmarks)
+        watch.lap('tracking')
+        return self._answer(frame, 'rgb', evidence, watch, tracked=True)
 
     @torch.inference_mode()
     def _look(self, frame: Frame) -> View:
-        """Keypoints, and what of all the landmarks they look like, whatever the pose. Runs beside the encoder."""
+        """Keypoints and their descriptors. Runs beside the encoder."""
         rays, words, usable = padded(detect(frame.image, frame.camera, LOCALIZING), LOCALIZING.count)
         rays_M2, words_MD, usable_M = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in (rays, words, usable))
-        words_MC = compress(words_MD, self.landmarks.basis_DC)
         pixel = min(frame.camera.width, frame.camera.height) / 480 / frame.camera.fx
-        points_M3, weights_M = match_anywhere(self.landmarks, words_MC, usable_M)
-        problem = self._landmark_problem(points_M3, rays_M2[:len(weights_M)], weights_M > 0, pixel)
-        return View(rays_M2, words_MC, usable_M, pixel, problem, weights_M.double()[None])
+        return View(rays_M2, compress(words_MD, self.landmarks.basis_DC), usable_M, pixel)
+
+    @torch.inference_mode()
+    def _match_anywhere(self, looking: Future[View]) -> tuple[Correspondences, Tensor]:
+        """Matches of the strongest keypoints to any landmark of the map, whatever the pose, and weights to draw them by."""
+        view = looking.result()
+        points_M3, weights_M = match_anywhere(self.landmarks, view.descriptors_MC, view.usable_M)
+        problem = self._landmark_problem(points_M3, view.rays_M2[:len(weights_M)], weights_M > 0, view.pixel)
+        return problem, weights_M.double()[None]
 
     def _first_poses(self, frame: Frame, modality: str, cells: Correspondences, weights_BN: Tensor,
-                     view: View | None) -> tuple[Correspondences, Solution]:
+                     anywhere: tuple[Correspondences, Tensor] | None) -> tuple[Correspondences, Solution]:
         """The pose that the cells agree on, and with landmarks a second one, that matches to anywhere agree on: one batch."""
         problem = cells
-        if view is not None:
-            problem, weights_BN = stacked(cells, weights_BN, view.anywhere, view.weights_BN)
+        if anywhere is not None:
+            problem, weights_BN = stacked(cells, weights_BN, *anywhere)
         count = self.estimator.hypotheses_rgb if modality == 'rgb' else self.estimator.hypotheses_rgbd
         draws_BK3 = uniform_draws([frame.stamp_ns & 0x7FFFFFFFFFFFFFFF], count, self.device).expand(len(weights_BN), -1, -1)
         return problem, estimate(problem, weights_BN, draws_BK3, self.estimator)
 
-    def _by_landmarks(self, view: View, first: Solution, pose_44: Tensor, hessian_66: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The pose by keypoints matched near where a first pose puts the landmarks; the cells' pose where too few agree."""
-        options, rays_M2, usable_M, pixel = self.estimator, view.rays_M2, view.usable_M, view.pixel
+    def _near_first_poses(self, view: View, first: Solution, pose_44: Tensor) -> ByLandmarks:
         # A pose by keypoints is pixels off and wants a narrow search, one by cells decimetres and a wide one.
         precise = first.inliers_B[1] >= MIN_ANYWHERE
         start_44 = torch.where(precise, first.camera_from_map_B44[1], pose_44)
-        radius = torch.where(precise, NEAR_PX, options.landmark_radius_px) * pixel
-        found = candidates(self.landmarks, start_44, rays_M2, view.descriptors_MC)
-        points_M3, matched_M = match(found, start_44, rays_M2, usable_M, radius, MATCH_RATIO)
-        problem = self._landmark_problem(points_M3, rays_M2, matched_M, pixel)
+        return self._near(view, start_44, torch.where(precise, NEAR_PX, self.estimator.landmark_radius_px) * view.pixel)
+
+    def _near(self, view: View, start_44: Tensor, radius: Tensor | float) -> ByLandmarks:
+        """The pose by keypoints matched near where a start puts the landmarks."""
+        options, rays_M2 = self.estimator, view.rays_M2
+        found = candidates(self.landmarks, start_44, rays_M2)
+        points_M3, matched_M = match(found, rays_M2, view.descriptors_MC, view.usable_M, radius, MATCH_RATIO)
+        problem = self._landmark_problem(points_M3, rays_M2, matched_M, view.pixel)
         solution = refine_from(problem, start_44[None, None], options, LANDMARK_WIDENING)
-        inliers = solution.inliers_B[0]
+        inliers, weights_M = solution.inliers_B[0], solution.weights_BN[0]
         # Landmarks on one poster agree on more than one pose; spread over the image they do not.
-        spread = occupied(rays_M2, solution.weights_BN[0], 1.5)
+        spread = occupied(rays_M2, weights_M, 1.5)
         enough = (inliers >= options.min_landmarks) & (spread >= options.min_landmark_spread)
-        precise_66 = solution.hessian_B66[0] / self.bundle.covariance_factors['landmarks']
-        return (torch.where(enough, solution.camera_from_map_B44[0], pose_44), torch.where(enough, precise_66, hessian_66),
-                torch.where(enough, inliers, torch.zeros_like(inliers)))
+        residuals = problem.residuals(problem.vectors(solution.camera_from_map_B44[:, None]))
+        rms = weighted_rms((residuals.across_BKN / residuals.range_BKN.square())[0, 0], weights_M)
+        hessian_66 = solution.hessian_B66[0] / self.bundle.covariance_factors['landmarks']
+        return ByLandmarks(solution.camera_from_map_B44[0], hessian_66, inliers, spread, rms, enough)
 
     def _landmark_problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> Correspondences:
         bearings_M3, lengths_M = bearings_of(rays_M2)
@@ -211,8 +264,8 @@ class Localizer:
             noise_BN = ((self.estimator.depth_noise_floor + self.estimator.depth_noise * z_N.square()) * lengths_N)[None]
         return Correspondences(points_N3[None], bearings_N3[None], deviations_N[None], angles_N[None], usable_N[None], ranges_BN, noise_BN)
 
-    def _evidence(self, problem: Correspondences, pose_44: Tensor, grid: CellGrid, covariance: Tensor, landmarks: Tensor) -> Tensor:
-        """All that goes to the host, in one copy: map_from_camera, covariance, inliers, usable cells, spread, residual, landmarks."""
+    def _cell_evidence(self, problem: Correspondences, pose_44: Tensor, grid: CellGrid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of the cells at a pose: soft inliers, usable ones, spread over the image, rms residual of the inliers."""
         batch = len(problem.points_BN3)
         residuals = problem.residuals(problem.vectors(pose_44.expand(batch, 1, 4, 4)))
         white = problem.whitened(residuals, torch.ones_like(problem.spread_B)[:, None])
@@ -225,21 +278,28 @@ class Localizer:
             known_N, distance_N = problem.measured_BN[0, :count], across_N + along_N.square()
         weights_N = torch.where(seen_N & known_N, soft_inliers(square_N.sqrt(), self.estimator.inlier_sigmas), torch.zeros_like(square_N))
         spread = occupied(torch.from_numpy(grid.pixels_N2).double().to(self.device), weights_N, 0.05 * len(weights_N) / 16)
-        rms = ((weights_N * distance_N.nan_to_num(0, 0, 0)).sum() / weights_N.sum().clamp(min=1e-9)).sqrt()
-        numbers = torch.stack([weights_N.sum().double(), known_N.sum().double(), spread, rms.double(), landmarks.double()])
-        return torch.cat([se3.inverse(pose_44).flatten(), covariance.flatten(), numbers])
+        return weights_N.sum(), known_N.sum(), spread, weighted_rms(distance_N, weights_N)
 
-    def _answer(self, frame: Frame, modality: str, evidence: np.ndarray, times: list[float]) -> Estimate:
+    def _evidence(self, pose_44: Tensor, hessian_66: Tensor, *numbers: Tensor) -> np.ndarray:
+        """All that goes to the host, in one copy: map_from_camera (16), covariance (36), and the numbers that _answer unpacks."""
+        parts = [se3.inverse(pose_44).flatten(), pose_covariance(hessian_66, pose_44).flatten(), torch.stack([n.double() for n in numbers])]
+        return torch.cat(parts).cpu().numpy()
+
+    def _answer(self, frame: Frame, modality: str, evidence: np.ndarray, watch: Stopwatch, tracked: bool = False) -> Estimate:
         map_from_camera, covariance = evidence[:16].reshape(4, 4), evidence[16:52].reshape(6, 6)
         inliers, usable, spread, rms, landmarks = map(float, evidence[52:])
         ratio = inliers / max(1.0, usable)
         entry = self.bundle.entry
-        cells_suffice = modality == 'rgbd' or self.landmarks is None or not self.integrity.require_landmarks
+        cells_suffice = not tracked and (modality == 'rgbd' or self.landmarks is None or not self.integrity.require_landmarks)
         verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, cells_suffice, np.array(entry.centre),
                         np.array(entry.extent), self.integrity)
-        stages = {name: 1e3 * (b - a) for name, a, b in zip(STAGES, times, times[1:])}
         return Estimate(frame.stamp_ns, map_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
-                        rms * (frame.camera.fx if modality == 'rgb' else 1.0), stages, landmarks)
+                        rms * (frame.camera.fx if modality == 'rgb' else 1.0), dict(watch.stages), landmarks, tracked)
+
+
+def weighted_rms(square_N: Tensor, weights_N: Tensor) -> Tensor:
+    """Root of the weighted mean of squares, 0 without any weight."""
+    return ((weights_N * square_N.nan_to_num(0, 0, 0)).sum() / weights_N.sum().clamp(min=1e-9)).sqrt()
 
 
 def bearings_of(rays_N2: Tensor) -> tuple[Tensor, Tensor]:

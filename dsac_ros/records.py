@@ -64,6 +64,16 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Guess:
+    """Where the camera probably is: camera_from_map (4, 4); landmarks are looked for within radius_px (of an image 480 pixels high) of
+    where it projects them, and `min_landmarks` of them (soft count) have to confirm it."""
+
+    camera_from_map: np.ndarray
+    radius_px: float
+    min_landmarks: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether a pose may be published; `reasons` names every test that failed (see tracking.integrity)."""
 
@@ -79,6 +89,8 @@ class Estimate:
     inliers: soft count of the cells that agree with the pose; inlier_ratio: its share of the usable cells; spread: share of a 4 x 4 image
     grid that holds inlier cells. residual: robust rms residual of the inlier cells, in pixels (rgb) or metres (rgbd).
     landmarks: soft count of the keypoints that agree, 0 where the pose comes from the cells alone. stage_times_ms: stage -> milliseconds.
+    tracked: landmarks around an expected pose confirmed it; the cells were not asked, their inliers are 0, spread and residual those of
+    the landmarks, the modality rgb.
     """
 
     stamp_ns: int
@@ -93,3 +105,4 @@ class Estimate:
     residual: float
     stage_times_ms: Mapping[str, float] = field(default_factory=dict)
     landmarks: float = 0.0
+    tracked: bool = False

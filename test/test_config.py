@@ -7,11 +7,20 @@ from typing import Any
 import pytest
 
 from dsac_ros import config
-from dsac_ros.config import EstimatorOptions, IntegrityOptions, MappingOptions, NodeOptions, Options, from_dict, parse_settings
+from dsac_ros.config import (
+    EstimatorOptions,
+    IntegrityOptions,
+    MappingOptions,
+    NodeOptions,
+    Options,
+    TrackingOptions,
+    from_dict,
+    parse_settings,
+)
 from dsac_ros.errors import ConfigError
 from dsac_ros.evaluation.options import EvaluationOptions
 
-GROUPS = [NodeOptions, EstimatorOptions, IntegrityOptions, MappingOptions, EvaluationOptions]
+GROUPS = [NodeOptions, EstimatorOptions, TrackingOptions, IntegrityOptions, MappingOptions, EvaluationOptions]
 EVERY = [(group, f) for group in GROUPS for f in fields(group)]
 NAMES = [f'{group.__name__}.{f.name}' for group, f in EVERY]
 
@@ -75,11 +84,11 @@ def test_from_dict_suggests_the_nearest_name() -> None:
 
 
 def test_settings_from_the_command_line() -> None:
-    assert parse_settings(MappingOptions, []) == {}
-    assert parse_settings(MappingOptions, ['steps=50', 'rgb_only=true', 'learning_rate=0.001']) == {
+    assert parse_settings({'': MappingOptions}, []) == {}
+    assert parse_settings({'': MappingOptions}, ['steps=50', 'rgb_only=true', 'learning_rate=0.001']) == {
         'steps': 50, 'rgb_only': True, 'learning_rate': 0.001}
     # YAML 1.1 reads 1e-3 as text; a person means a number
-    assert parse_settings(MappingOptions, ['learning_rate=1e-3']) == {'learning_rate': 0.001}
+    assert parse_settings({'': MappingOptions}, ['learning_rate=1e-3']) == {'learning_rate': 0.001}
 
 
 @pytest.mark.parametrize(('text', 'message'), [
@@ -90,4 +99,4 @@ def test_settings_from_the_command_line() -> None:
     ('learning_rate=nan', 'learning_rate'), ('steps=a=b', 'expected int'), ('steps=!!python/name:os.system', 'steps')])
 def test_settings_that_are_none(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_settings(MappingOptions, [text])
+        parse_settings({'': MappingOptions}, [text])

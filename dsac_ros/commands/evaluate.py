@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 import torch
 
-from dsac_ros.config import EstimatorOptions, parse_settings
+from dsac_ros.config import LOCALIZER_GROUPS, build_groups, parse_settings
 from dsac_ros.data.opening import add_source_arguments, source_from, warning_lines
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import ConfigError, DsacError
@@ -39,14 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(f'--{f.name}', type=type(f.default), default=f.default, choices=f.metadata['choices'] or None,
                                 help=f.metadata['help'])
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
-                        help='option of the estimator (config/localize.yaml lists them), as in landmarks=false')
+                        help='parameter of the node (config/localize.yaml lists them), as in estimator.landmarks=false; '
+                        'tracking.enabled=false localises every frame by itself')
     add_source_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Replay, write, print; 0 when the results are written, whatever they say."""
     chosen = EvaluationOptions(**{f.name: getattr(options, f.name) for f in fields(EvaluationOptions)})
-    settings = parse_settings(EstimatorOptions, options.set)
+    settings = parse_settings(LOCALIZER_GROUPS, options.set)
     device = _device(chosen.device)
     if chosen.live:
         _require_ros()
@@ -73,7 +74,7 @@ def _replay_live(map_path: Path, source: FrameSource, modality: str, chosen: Eva
     except ImportError as error:
         raise DsacError(f'--live runs the ROS 2 node, which cannot be imported ({error}); build the package with colcon and source '
                         'install/setup.bash, or leave --live away') from error
-    replay = live_replay.replay_live(map_path, source, modality, rate=chosen.rate, device=device, estimator=settings,
+    replay = live_replay.replay_live(map_path, source, modality, rate=chosen.rate, device=device, settings=settings,
                                       progress=_shown_progress())
     if not replay.results:
         raise no_frames(source)
@@ -85,7 +86,9 @@ def _replay_live(map_path: Path, source: FrameSource, modality: str, chosen: Eva
 def _replay_offline(map_path: Path, source: FrameSource, modality: str, chosen: EvaluationOptions, device: str,
                     settings: dict[str, Any]) -> Replayed:
     from dsac_ros.localizer import Localizer
-    localizer = Localizer.from_map(map_path, device, EstimatorOptions(**settings))
+    from dsac_ros.tracking.tracker import Tracker
+    groups = build_groups(LOCALIZER_GROUPS, settings)
+    localizer = Tracker(Localizer.from_map(map_path, device, groups['estimator'], groups['integrity']), groups['tracking'])
     if source.map_frame and localizer.map_frame != source.map_frame:
         print(f'dsac-ros evaluate: the reference poses are in frame {source.map_frame!r}, the map is {localizer.map_frame!r}; '
               'errors are right only where the two coincide', file=sys.stderr)

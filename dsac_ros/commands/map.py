@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from dsac_ros.errors import ConfigError
     from dsac_ros.training.mapping import map_source
 
-    settings = parse_settings(MappingOptions, options.set)
+    settings = parse_settings({'': MappingOptions}, options.set)
     twice = sorted(set(settings) & set(DIRECT))
     if twice:
         raise ConfigError(f'--set {twice[0]}: use --{twice[0].replace("_", "-")}')

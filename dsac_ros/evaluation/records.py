@@ -35,6 +35,7 @@ class FrameResult:
     spread: float | None = None
     residual: float | None = None
     landmarks: float | None = None
+    tracked: bool | None = None
     latency_ms: float | None = None
     stage_times_ms: Mapping[str, float] = field(default_factory=dict)
 
@@ -51,8 +52,8 @@ def from_estimate(frame: Frame, estimate: Estimate, latency_ms: float | None) ->
         frame.stamp_ns, frame.name, estimate.verdict.accepted and finite, estimate.modality,
         estimate.map_from_camera if finite else None, estimate.covariance if finite else None, frame.map_from_camera,
         reasons=reasons, expert=estimate.expert, inliers=float(estimate.inliers), inlier_ratio=float(estimate.inlier_ratio),
-        spread=float(estimate.spread), residual=float(estimate.residual), landmarks=float(estimate.landmarks), latency_ms=latency_ms,
-        stage_times_ms=dict(estimate.stage_times_ms))
+        spread=float(estimate.spread), residual=float(estimate.residual), landmarks=float(estimate.landmarks), tracked=estimate.tracked,
+        latency_ms=latency_ms, stage_times_ms=dict(estimate.stage_times_ms))
 
 
 def without_answer(frame: Frame, modality: str, *reasons: str) -> FrameResult:

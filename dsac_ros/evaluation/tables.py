@@ -16,7 +16,7 @@ from dsac_ros.evaluation.records import FrameResult
 POSE_COLUMNS = ('tx', 'ty', 'tz', 'qx', 'qy', 'qz', 'qw')
 PER_FRAME_COLUMNS = (
     'stamp_ns', 'name', 'modality', 'answered', 'state', 'reasons', 'expert', 'translation_error_m', 'rotation_error_deg',
-    'inliers', 'inlier_ratio', 'spread', 'residual', 'landmarks', 'sigma_translation_m', 'sigma_rotation_deg', 'nees',
+    'inliers', 'inlier_ratio', 'spread', 'residual', 'landmarks', 'tracked', 'sigma_translation_m', 'sigma_rotation_deg', 'nees',
     *(f'est_{c}' for c in POSE_COLUMNS), *(f'ref_{c}' for c in POSE_COLUMNS),
     *(f'cov_{row}{column}' for row in range(6) for column in range(row, 6)))
 
@@ -62,7 +62,7 @@ def _per_frame_row(r: FrameResult) -> list[Any]:
         variances = np.diagonal(r.covariance)
         sigma_m, sigma_deg = math.sqrt(max(variances[:3].sum(), 0.0)), math.degrees(math.sqrt(max(variances[3:].sum(), 0.0)))
     empty = [None] * 7
-    numbers = [translation, rotation, r.inliers, r.inlier_ratio, r.spread, r.residual, r.landmarks, sigma_m, sigma_deg, nees(r),
+    numbers = [translation, rotation, r.inliers, r.inlier_ratio, r.spread, r.residual, r.landmarks, r.tracked, sigma_m, sigma_deg, nees(r),
                *(empty if r.map_from_camera is None else pose_values(r.map_from_camera)),
                *(empty if r.reference is None else pose_values(r.reference)),
                *([None] * 21 if r.covariance is None else r.covariance[np.triu_indices(6)])]

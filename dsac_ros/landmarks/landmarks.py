@@ -5,18 +5,23 @@ millimetres. All shapes are fixed, so that nothing waits for the device.
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 COMPRESSED = 64  # numbers in a stored descriptor
 SEEN_AT_ONCE = 1600
-STRONGEST, TRIED_ANYWHERE = 200, 6_000  # keypoints against landmarks when the pose is unknown
+STRONGEST, TRIED_ANYWHERE = 120, 6_000  # keypoints against landmarks when the pose is unknown
 MAX_ANGLE_COSINE = 0.6  # between the direction that a landmark was mapped from and the one that it is seen from
-MAX_DISTANCE_RATIO = 2.5
+MAX_LOG_RATIO = math.log(2.5)  # of the distances to it
 MIN_SIMILARITY = 0.75
 NEIGHBOURS = 4  # candidates among which the second best one is looked for
+MIN_DEPTH = 0.05  # metres in front of the camera
+NOWHERE = 1e3  # on the image plane, so far off that no keypoint is near
+FAR = 1e9  # makes a square on the image plane larger than any similarity
 SAME_PLACE = 0.03  # of the distance: landmarks this close are the same thing mapped twice
 
 
@@ -50,6 +55,27 @@ class Landmarks:
     def to(self, device: torch.device) -> Landmarks:
         return Landmarks(self.points_L3.to(device), self.views_L3.to(device), self.descriptors_LC.to(device), self.basis_DC.to(device))
 
+    @cached_property
+    def points_3L(self) -> Tensor:
+        """Coordinates as rows: what is computed for all landmarks takes a third of the time so."""
+        return self.points_L3.T.contiguous()
+
+    @cached_property
+    def directions_3L(self) -> Tensor:
+        """Unit vectors from each point to the camera that mapped it."""
+        return torch.nn.functional.normalize(self.views_L3, dim=1).T.contiguous()
+
+    @cached_property
+    def log_distances_L(self) -> Tensor:
+        """Of the camera that mapped each, logarithm of metres."""
+        return self.views_L3.norm(dim=1).clamp(min=1e-9).log()
+
+    @cached_property
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Points and descriptors of a part of all landmarks, evenly spread over their order: those that are tried whatever the pose."""
+        every = max(1, len(self.points_L3) // TRIED_ANYWHERE)
+        return self.points_L3[::every].contiguous(), self.descriptors_LC[::every].contiguous()
+
 
 def compress(descriptors_MD: Tensor, basis_DC: Tensor) -> Tensor:
     """(M, D) -> (M, C) of unit length."""
@@ -64,41 +90,43 @@ def match_anywhere(landmarks: Landmarks, descriptors_MC: Tensor, usable_M: Tenso
     Returns:
         points (STRONGEST, 3) and sampling weights (STRONGEST,), zero without a match.
     """
-    part = max(1, len(landmarks.points_L3) // TRIED_ANYWHERE)
-    similarity = descriptors_MC[:STRONGEST] @ landmarks.descriptors_LC[::part].T
-    best_M, index_M = similarity.max(1)
+    points_S3, descriptors_SC = landmarks.sample
+    best_M, index_M = (descriptors_MC[:STRONGEST] @ descriptors_SC.T).max(1)
     good_M = usable_M[:STRONGEST] & (best_M > MIN_SIMILARITY)
-    return landmarks.points_L3[::part][index_M], torch.where(good_M, (20 * best_M).exp(), torch.zeros_like(best_M))
+    return points_S3[index_M], torch.where(good_M, (20 * best_M).exp(), torch.zeros_like(best_M))
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What of the landmarks may be in view of a pose: points_C3, a mask_C, and the similarity_MC of every keypoint to each."""
+    """What of the landmarks may be in view of a pose: points_C3, where they project to on the plane z = 1 (places_C2), their depths_C [m],
+    descriptors_CC of unit length and a mask visible_C."""
 
     points_C3: Tensor
+    places_C2: Tensor
+    depths_C: Tensor
+    descriptors_CC: Tensor
     visible_C: Tensor
-    similarity_MC: Tensor
 
 
-def candidates(landmarks: Landmarks, camera_from_map_44: Tensor, rays_M2: Tensor, descriptors_MC: Tensor) -> Candidates:
-    """The landmarks that the pose says are most likely in view, at most SEEN_AT_ONCE, against all keypoints."""
+def candidates(landmarks: Landmarks, camera_from_map_44: Tensor, rays_M2: Tensor) -> Candidates:
+    """The landmarks that the pose says are most likely in view of the keypoints, at most SEEN_AT_ONCE."""
     pose = camera_from_map_44.to(landmarks.points_L3.dtype)
-    camera_L3 = landmarks.points_L3 @ pose[:3, :3].T + pose[:3, 3]
-    z_L = camera_L3[:, 2]
-    plane_L2 = camera_L3[:, :2] / z_L.clamp(min=0.05)[:, None]
-    limit_2 = rays_M2.abs().amax(0).to(plane_L2.dtype) * 1.3 + 0.05
-    towards_L3 = -(camera_L3 @ pose[:3, :3])  # from the landmark to this camera, map frame
-    distance_L, mapped_L = towards_L3.norm(dim=1), landmarks.views_L3.norm(dim=1)
-    cosine_L = (towards_L3 * landmarks.views_L3).sum(1) / (distance_L * mapped_L).clamp(min=1e-9)
-    ratio_L = (distance_L / mapped_L.clamp(min=1e-9)).clamp(min=1e-9).log().abs()
-    visible_L = ((z_L > 0.05) & (plane_L2.abs() < limit_2).all(1) & (cosine_L > MAX_ANGLE_COSINE)
-                 & (ratio_L.exp() < MAX_DISTANCE_RATIO))
+    x_L, y_L, z_L = pose[:3, :3] @ landmarks.points_3L + pose[:3, 3:]
+    limit_2 = rays_M2.abs().amax(0).to(pose.dtype) * 1.3 + 0.05
+    towards_3L = -(pose[:3, :3].T @ pose[:3, 3:]) - landmarks.points_3L  # from the landmark to this camera, map frame
+    distance_L = towards_3L.square().sum(0).clamp(min=1e-18).sqrt()
+    cosine_L = (towards_3L * landmarks.directions_3L).sum(0) / distance_L
+    ratio_L = (distance_L.log() - landmarks.log_distances_L).abs()
+    visible_L = ((z_L > MIN_DEPTH) & (x_L.abs() < limit_2[0] * z_L) & (y_L.abs() < limit_2[1] * z_L)
+                 & (cosine_L > MAX_ANGLE_COSINE) & (ratio_L < MAX_LOG_RATIO))
     likely_L = torch.where(visible_L, 2 + cosine_L - 0.5 * ratio_L, torch.zeros_like(z_L))
     chosen = likely_L.topk(min(SEEN_AT_ONCE, len(likely_L))).indices
-    return Candidates(landmarks.points_L3[chosen], visible_L[chosen], descriptors_MC @ landmarks.descriptors_LC[chosen].T)
+    depths_C = z_L[chosen].clamp(min=MIN_DEPTH)
+    places_C2 = torch.stack([x_L[chosen], y_L[chosen]], 1) / depths_C[:, None]
+    return Candidates(landmarks.points_L3[chosen], places_C2, depths_C, landmarks.descriptors_LC[chosen], visible_L[chosen])
 
 
-def match(found: Candidates, camera_from_map_44: Tensor, rays_M2: Tensor, usable_M: Tensor, radius: Tensor | float,
+def match(found: Candidates, rays_M2: Tensor, descriptors_MC: Tensor, usable_M: Tensor, radius: Tensor | float,
           ratio: float) -> tuple[Tensor, Tensor]:
     """For each keypoint the most similar landmark within a radius on the image plane around where the pose projects it.
 
@@ -109,16 +137,24 @@ def match(found: Candidates, camera_from_map_44: Tensor, rays_M2: Tensor, usable
     Returns:
         points (M, 3) and the mask of keypoints with a match (M,).
     """
-    pose = camera_from_map_44.to(found.points_C3.dtype)
-    camera_C3 = found.points_C3 @ pose[:3, :3].T + pose[:3, 3]
-    plane_C2 = camera_C3[:, :2] / camera_C3[:, 2:].clamp(min=0.05)
-    near_MC = torch.cdist(rays_M2.to(plane_C2.dtype), plane_C2) < radius
-    similarity = torch.where(near_MC & found.visible_C & usable_M[:, None], found.similarity_MC, torch.full_like(found.similarity_MC, -1))
+    # A comparison and torch.where over all pairs would take longer than the product of the descriptors; the smaller of two does not.
+    within_MC = _within(rays_M2.to(found.places_C2.dtype), usable_M, found.places_C2, found.visible_C, radius)
+    similarity = torch.minimum(descriptors_MC @ found.descriptors_CC.T, within_MC)
     best_MK, index_MK = similarity.topk(min(NEIGHBOURS, similarity.shape[1]), dim=1)
     points_MK3 = found.points_C3[index_MK]
-    apart_MK = (points_MK3 - points_MK3[:, :1]).norm(dim=-1) > SAME_PLACE * camera_C3[index_MK[:, 0], 2].clamp(min=0.1)[:, None]
+    apart_MK = (points_MK3 - points_MK3[:, :1]).norm(dim=-1) > SAME_PLACE * found.depths_C[index_MK[:, 0]].clamp(min=0.1)[:, None]
     second_M = torch.where(apart_MK, best_MK, torch.full_like(best_MK, -1)).amax(1)
     # Descriptor distance of unit vectors: sqrt(2 - 2 cos).
     clear_M = 1 - best_MK[:, 0] < ratio ** 2 * (1 - second_M)
     mutual_M = best_MK[:, 0] >= similarity.amax(0)[index_MK[:, 0]]  # a tenth of the time of comparing places
     return points_MK3[:, 0], usable_M & clear_M & mutual_M & (best_MK[:, 0] > MIN_SIMILARITY)
+
+
+def _within(places_M2: Tensor, usable_M: Tensor, places_C2: Tensor, usable_C: Tensor, radius: Tensor | float) -> Tensor:
+    """(M, C), large where two places are closer than the radius, very negative where they are not or one is not usable."""
+    places_M2 = torch.where(usable_M[:, None], places_M2, torch.full_like(places_M2, -NOWHERE))
+    places_C2 = torch.where(usable_C[:, None], places_C2, torch.full_like(places_C2, NOWHERE))
+    one_M1, one_C1 = torch.ones_like(places_M2[:, :1]), torch.ones_like(places_C2[:, :1])
+    from_M4 = torch.cat([2 * places_M2, radius * radius - places_M2.square().sum(1, keepdim=True), -one_M1], 1)
+    to_C4 = torch.cat([places_C2, one_C1, places_C2.square().sum(1, keepdim=True)], 1)
+    return FAR * from_M4 @ to_C4.T

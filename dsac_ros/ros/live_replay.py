@@ -75,15 +75,14 @@ class LiveReplay:
 
 
 def replay_live(map_path: str | Path, source: FrameSource, modality: str, rate: float = 1.0, *, device: str = 'auto', threads: int = 0,
-                estimator: Mapping[str, Any] = MappingProxyType({}), progress: Callable[[int, int], None] | None = None) -> LiveReplay:
+                settings: Mapping[str, Any] = MappingProxyType({}), progress: Callable[[int, int], None] | None = None) -> LiveReplay:
     """Start the localizer node, play the source to it at `rate` times its true speed, collect pose and status, and stop it with SIGINT.
 
-    estimator: parameters of its group, others keep their defaults.
+    settings: further parameters of the node by their full names.
     Stamps are rewritten to the time of sending, so that latency is measured from there; results carry the source's own stamps.
     Raises DsacError where the node does not start, dies, or does not end with exit code 0.
     """
-    parameters = {'map': str(Path(map_path).resolve()), 'modality': modality, 'device': device, 'threads': threads}
-    parameters |= {f'estimator.{name}': value for name, value in estimator.items()}
+    parameters = {'map': str(Path(map_path).resolve()), 'modality': modality, 'device': device, 'threads': threads, **settings}
     with NodeProcess(parameters) as node, Player(node, modality == 'rgbd') as player:
         player.wait_until_ready()
         replay = player.play(source, modality, rate, psutil.Process(node.process.pid), progress)
@@ -271,6 +270,7 @@ class Player:
         evidence = {}
         if status.modality:
             evidence = {name: float(getattr(status, name)) for name in ('inliers', 'inlier_ratio', 'spread', 'residual', 'landmarks')}
+            evidence['tracked'] = status.tracked
         return FrameResult(
             frame.stamp_ns, frame.name, pose is not None, status.modality or modality,
             None if pose is None else matrix_from_pose(pose.pose.pose),

@@ -26,7 +26,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from dsac_ros.config import EstimatorOptions, IntegrityOptions, NodeOptions
+from dsac_ros.config import EstimatorOptions, IntegrityOptions, NodeOptions, TrackingOptions
 from dsac_ros.errors import ConfigError, DecodeError, DsacError
 from dsac_ros.msg import LocalizationStatus
 from dsac_ros.records import Estimate, Frame
@@ -50,7 +50,7 @@ class LocalizerNode(Node):
         super().__init__('localizer', **arguments)
         groups = parameters.declare(self, parameters.GROUPS['localizer'])
         self.options: NodeOptions = groups['']
-        self._load(groups['estimator'], groups['integrity'])
+        self._load(groups['estimator'], groups['integrity'], groups['tracking'])
         self._decode_colour = colour_decoder()
         self._complaints = Complaints(self.get_logger().warning)
         self._processed = self._accepted = 0
@@ -63,14 +63,15 @@ class LocalizerNode(Node):
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True), post_callback=self._time_jumped)
         self.get_logger().info(f'map {self.options.map} in frame {self.map_frame}; waiting for {self._image_topic}')
 
-    def _load(self, estimator: EstimatorOptions, integrity: IntegrityOptions) -> None:
+    def _load(self, estimator: EstimatorOptions, integrity: IntegrityOptions, tracking: TrackingOptions) -> None:
         if not self.options.map:
             raise ConfigError('parameter map: no map given; set it to the path of a map bundle, as in -p map:=ROOM.dsacmap')
         import torch
 
         from dsac_ros.localizer import Localizer
+        from dsac_ros.tracking.tracker import Tracker
         torch.set_num_threads(self.options.threads or max(1, (os.cpu_count() or 2) // 2))
-        self._localizer = Localizer.from_map(self.options.map, self.options.device, estimator, integrity)
+        self._localizer = Tracker(Localizer.from_map(self.options.map, self.options.device, estimator, integrity), tracking)
         self._localizer.warm_up(None, self.options.modality)
         self.map_frame = self.options.map_frame or self._localizer.map_frame
 

@@ -65,7 +65,7 @@ def status_message(stamp_ns: int, map_frame: str, state: int, reasons: Iterable[
     message.modality, message.expert = estimate.modality, estimate.expert
     message.inliers, message.inlier_ratio = float(estimate.inliers), float(estimate.inlier_ratio)
     message.spread, message.residual = float(estimate.spread), float(estimate.residual)
-    message.landmarks = float(estimate.landmarks)
+    message.landmarks, message.tracked = float(estimate.landmarks), estimate.tracked
     stddev = np.sqrt(np.maximum(np.diagonal(estimate.covariance), 0.0)).astype(np.float32)
     message.position_stddev, message.rotation_stddev = stddev[:3], stddev[3:]
     return message

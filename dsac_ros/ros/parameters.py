@@ -11,12 +11,12 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from dsac_ros.config import EstimatorOptions, IntegrityOptions, NodeOptions, Options, check_value
+from dsac_ros.config import LOCALIZER_GROUPS, NodeOptions, Options, check_value
 from dsac_ros.errors import ConfigError
 
 # Node -> prefix -> options.
 GROUPS: dict[str, dict[str, type[Options]]] = {
-    'localizer': {'': NodeOptions, 'estimator': EstimatorOptions, 'integrity': IntegrityOptions},
+    'localizer': {'': NodeOptions, **LOCALIZER_GROUPS},
 }
 # Parameters that rclpy itself declares.
 BUILT_IN = ('use_sim_time', 'start_type_description_service')

@@ -28,15 +28,16 @@ class NearLocalizer:
     map_frame = 'map'
 
     @classmethod
-    def from_map(cls, path, device='auto', estimator=EstimatorOptions()):
+    def from_map(cls, path, device, estimator, integrity):
         assert Path(path).is_dir() and device == 'cpu'
-        cls.estimator = estimator
+        cls.estimator, cls.guesses = estimator, []
         return cls()
 
     def warm_up(self, camera, modality):
         pass
 
-    def localize(self, frame, modality):
+    def localize(self, frame, modality, guess=None):
+        self.guesses.append(guess)
         pose = frame.map_from_camera.copy()
         pose[0, 3] += 0.01
         return Estimate(frame.stamp_ns, pose, np.eye(6) * 1e-4, Verdict(True), modality, 'room', 10.0, 0.5, 0.5, 1.0, {'encoder': 1.0})
@@ -84,8 +85,15 @@ def test_writes_and_prints(place, capsys):
         'split': 'val', 'modality': 'auto', 'live': False, 'rate': 1.0, 'device': 'cpu', 'frames': 0, 'every': 1, 'set': []}
 
 
+def test_settings_reach_the_tracker(place, no_page):
+    evaluated('--out', 'r')
+    assert NearLocalizer.guesses[0] is None and None not in NearLocalizer.guesses[1:]
+    evaluated('--set', 'tracking.enabled=false', '--out', 's')
+    assert set(NearLocalizer.guesses) == {None}
+
+
 def test_settings_reach_the_estimator(place, no_page):
-    evaluated('--set', 'refined=7', '--set', 'landmarks=false', '--out', 'r')
+    evaluated('--set', 'estimator.refined=7', '--set', 'estimator.landmarks=false', '--out', 'r')
     assert NearLocalizer.estimator == EstimatorOptions(refined=7, landmarks=False)
 
 
@@ -120,7 +128,7 @@ def test_another_frame_of_the_map_is_warned_of(place, no_page, capsys, monkeypat
 @pytest.mark.parametrize(('arguments', 'error', 'words'), [
     (('--every', '0'), ConfigError, 'every'), (('--frames', '-1'), ConfigError, 'frames'), (('--rate', '0'), ConfigError, 'rate'),
     (('--device', 'toaster'), ConfigError, 'toaster'),
-    (('--set', 'refned=3'), ConfigError, 'refined'), (('--split', 'nowhere'), DataError, 'nowhere')])
+    (('--set', 'estimator.refned=3'), ConfigError, 'refined'), (('--split', 'nowhere'), DataError, 'nowhere')])
 def test_bad_options_are_refused(place, arguments, error, words):
     with pytest.raises(error, match=words):
         evaluated(*arguments)
@@ -134,14 +142,14 @@ def test_live_without_ros_says_so(place, monkeypatch):
 
 def test_live_writes_the_same_folder(place, no_page, monkeypatch):
     """What the node does is tested in test/system; here only that its results reach the folder."""
-    def replay_live(map_path, source, modality, rate, device, estimator, progress):
-        assert (map_path, modality, rate, device, estimator) == (Path('room.dsacmap'), 'rgbd', 2.0, 'cpu', {'landmarks': False})
+    def replay_live(map_path, source, modality, rate, device, settings, progress):
+        assert (map_path, modality, rate, device, settings) == (Path('room.dsacmap'), 'rgbd', 2.0, 'cpu', {'estimator.landmarks': False})
         results = replay_offline(NearLocalizer(), source, modality)
         late = FrameResult(10**12, 'late', False, modality, reference=np.eye(4), reasons=('dropped',))
         return types.SimpleNamespace(results=[*results, late], counters={'dropped': 1}, memory_mb=[(0.0, 300.04), (1.0, 310.0)])
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
     monkeypatch.setitem(sys.modules, 'dsac_ros.ros.live_replay', types.SimpleNamespace(replay_live=replay_live))
-    assert evaluated('--live', '--rate', '2', '--set', 'landmarks=false', '--out', 'r') == 0
+    assert evaluated('--live', '--rate', '2', '--set', 'estimator.landmarks=false', '--out', 'r') == 0
     summary = json.loads((place / 'r' / 'summary.json').read_text())
     assert summary['frames'] == 7 and summary['reasons'] == {'dropped': 1}
     assert summary['run']['live'] and summary['run']['rate'] == 2.0 and summary['run']['node_counters'] == {'dropped': 1}

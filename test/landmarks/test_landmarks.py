@@ -32,17 +32,17 @@ def scene() -> dict[str, torch.Tensor]:
 
 
 def test_every_keypoint_finds_its_landmark(scene) -> None:
-    found = candidates(scene['landmarks'], scene['pose'], scene['rays'], scene['words'])
-    points, matched = match(found, scene['pose'], scene['rays'], torch.ones(COUNT, dtype=torch.bool), 0.02, 0.88)
+    found = candidates(scene['landmarks'], scene['pose'], scene['rays'])
+    points, matched = match(found, scene['rays'], scene['words'], torch.ones(COUNT, dtype=torch.bool), 0.02, 0.88)
     assert matched.float().mean() > 0.95
     torch.testing.assert_close(points[matched], scene['landmarks'].points_L3[scene['order']][matched])
 
 
 def test_what_projects_elsewhere_or_is_unusable_is_no_match(scene) -> None:
-    found = candidates(scene['landmarks'], scene['pose'], scene['rays'], scene['words'])
+    found = candidates(scene['landmarks'], scene['pose'], scene['rays'])
     usable = torch.arange(COUNT) % 2 == 0
     moved = scene['rays'] + torch.where(torch.arange(COUNT)[:, None] < COUNT // 2, 0.1, 0.0)
-    points, matched = match(found, scene['pose'], moved, usable, 0.02, 0.88)
+    points, matched = match(found, moved, scene['words'], usable, 0.02, 0.88)
     assert not matched[~usable].any() and matched[COUNT // 2:][usable[COUNT // 2:]].float().mean() > 0.95
     true = (points == scene['landmarks'].points_L3[scene['order']]).all(1)
     assert not (matched & true)[:COUNT // 2].any()
@@ -52,9 +52,9 @@ def test_landmarks_seen_from_behind_or_from_far_are_no_candidates(scene) -> None
     whole = scene['landmarks']
     behind, far = (Landmarks(whole.points_L3, views, whole.descriptors_LC, whole.basis_DC)
                    for views in (-whole.views_L3, 5 * whole.views_L3))
-    assert candidates(whole, scene['pose'], scene['rays'], scene['words']).visible_C.all()
+    assert candidates(whole, scene['pose'], scene['rays']).visible_C.all()
     for hidden in (behind, far):
-        assert not candidates(hidden, scene['pose'], scene['rays'], scene['words']).visible_C.any()
+        assert not candidates(hidden, scene['pose'], scene['rays']).visible_C.any()
 
 
 def test_two_places_that_look_alike_are_ambiguous_and_one_mapped_twice_is_not(scene) -> None:
@@ -62,8 +62,8 @@ def test_two_places_that_look_alike_are_ambiguous_and_one_mapped_twice_is_not(sc
     for shift, expected in ((0.3, False), (0.002, True)):  # metres; SAME_PLACE is 3 % of 1.5 m and more
         twins = Landmarks(torch.cat([one.points_L3, one.points_L3 + shift]), one.views_L3.repeat(2, 1),
                           one.descriptors_LC.repeat(2, 1), one.basis_DC)
-        found = candidates(twins, scene['pose'], scene['rays'], scene['words'])
-        _, matched = match(found, scene['pose'], scene['rays'], torch.ones(COUNT, dtype=torch.bool), 1.0, 0.88)
+        found = candidates(twins, scene['pose'], scene['rays'])
+        _, matched = match(found, scene['rays'], scene['words'], torch.ones(COUNT, dtype=torch.bool), 1.0, 0.88)
         assert (matched.float().mean() > 0.4) == expected  # of twins only one can be mutual with its keypoint: either will do
 
 

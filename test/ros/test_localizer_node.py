@@ -33,10 +33,10 @@ UNSET: Any = object()
 
 @pytest.fixture
 def running(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any) -> Callable[..., Any]:
-    """running(name=value, ...): a node with these parameters, and the player that shows it frames."""
+    """running(name=value, ...): a node with these parameters, and the player that shows it frames. Every frame by itself, unless said."""
     @contextmanager
     def run(**parameters: Any) -> Iterator[Player]:
-        parameters = {'map': str(small_room[0]), 'depth_wait': 0.3} | parameters
+        parameters = {'map': str(small_room[0]), 'depth_wait': 0.3, 'tracking.enabled': False} | parameters
         with node_in_process(domain_id, **parameters) as target, Player(target, parameters.get('modality') != 'rgb') as player:
             player.wait_until_ready()
             yield player
@@ -111,6 +111,19 @@ def test_a_good_frame_gives_pose_status_and_counters(player: Player, frames: lis
     assert list(status.stage_names)[:2] == ['wait', 'decode'] and len(status.stage_names) == len(status.stage_times_ms) > 2
     assert 0 < status.latency_receive_ms and 0 < status.latency_stamp_ms < 1e3 * ANSWER_S
     assert status.frames_processed == status.frames_accepted == 1 and status.frames_rgb_fallback == 0
+
+
+def test_tracking(running: Callable[..., Any], frames: list[Frame]) -> None:
+    """The second frame of a place is tracked, and the one after a frame that shows nothing; one from before the first is not."""
+    start = time.time_ns()
+    with running(**{'tracking.enabled': True}) as player:
+        statuses = [show(player, frame, stamp=start + milliseconds * 10 ** 6) for milliseconds, frame in (
+            (0, frames[0]), (100, frames[0]), (200, black(frames[0])), (300, frames[0]), (-100, frames[0]))]
+    assert [status.accepted for status in statuses] == [True, True, False, True, True]
+    assert [status.tracked for status in statuses] == [False, True, False, True, False]
+    assert [status.modality for status in statuses] == ['rgbd', 'rgb', 'rgb', 'rgb', 'rgbd']
+    assert [status.state for status in statuses] == [getattr(LocalizationStatus, name) for name in (
+        'TRACKING', 'TRACKING', 'LOST', 'TRACKING', 'TRACKING')]
 
 
 def test_tf_carries_the_pose(running: Callable[..., Any], frames: list[Frame]) -> None:

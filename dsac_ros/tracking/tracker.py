@@ -1,0 +1,70 @@
+"""From frame to frame: the poses before say about where the camera is, and the landmarks around there say it exactly.
+
+That costs half of a full search, which comes first, every so often, and at once when the landmarks do not confirm the guess.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dsac_ros.config import TrackingOptions
+from dsac_ros.records import Camera, Estimate, Frame, Guess
+
+if TYPE_CHECKING:
+    from dsac_ros.localizer import Localizer
+
+MAX_STEPS = 3.0  # further ahead than this many times the last interval, the last motion says nothing
+
+
+class Tracker:
+    """A Localizer for the frames of one camera, in the order of their stamps; a stamp that is not later than the one before starts anew."""
+
+    def __init__(self, localizer: Localizer, options: TrackingOptions = TrackingOptions()) -> None:
+        self.localizer, self.options = localizer, options
+        self._poses: list[tuple[int, np.ndarray]] = []  # stamps and camera_from_map of the last two accepted frames
+        self._since_search = 0
+        self._landmarks_then = 0.0
+
+    @property
+    def map_frame(self) -> str:
+        return self.localizer.map_frame
+
+    def warm_up(self, camera: Camera | None, modality: str) -> None:
+        """As Localizer.warm_up; knows nothing of blank frames afterwards."""
+        self.localizer.warm_up(camera, modality)
+
+    def localize(self, frame: Frame, modality: str) -> Estimate:
+        """As Localizer.localize, with what the frames before say."""
+        guess = self._guess(frame.stamp_ns) if self.options.enabled else None
+        estimate = self.localizer.localize(frame, modality, guess)
+        self._since_search = self._since_search + 1 if estimate.tracked else 0
+        if estimate.verdict.accepted:
+            if not estimate.tracked:
+                self._landmarks_then = estimate.landmarks
+            self._poses = [*self._poses[-1:], (frame.stamp_ns, np.linalg.inv(estimate.map_from_camera))]
+        return estimate
+
+    def _guess(self, stamp_ns: int) -> Guess | None:
+        options = self.options
+        if self._poses and not 0 < stamp_ns - self._poses[-1][0] <= 1e9 * options.max_gap:
+            self._poses = []
+        if not self._poses or self._since_search >= options.search_every:
+            return None
+        (earlier_ns, earlier_44), (later_ns, later_44) = self._poses[0], self._poses[-1]
+        if earlier_ns == later_ns:
+            expected_44 = later_44
+        else:
+            expected_44 = extrapolate(earlier_44, later_44, (stamp_ns - later_ns) / (later_ns - earlier_ns))
+        return Guess(expected_44, options.radius_px, options.keep_share * self._landmarks_then)
+
+
+def extrapolate(earlier_44: np.ndarray, later_44: np.ndarray, steps: float) -> np.ndarray:
+    """The pose camera_from_map (4, 4) after `steps` further intervals of the same motion (constant velocity in the frame of the camera)."""
+    steps = min(steps, MAX_STEPS)
+    motion = later_44 @ np.linalg.inv(earlier_44)
+    ahead = np.eye(4)
+    ahead[:3, :3] = Rotation.from_rotvec(steps * Rotation.from_matrix(motion[:3, :3]).as_rotvec()).as_matrix()
+    ahead[:3, 3] = steps * motion[:3, 3]
+    return ahead @ later_44

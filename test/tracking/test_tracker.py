@@ -1,0 +1,158 @@
+"""What the tracker expects and when, with a localizer that writes down what it is asked; and on a real map of a synthetic room."""
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.linalg import expm, logm
+from scipy.spatial.transform import Rotation
+
+from dsac_ros.config import TrackingOptions
+from dsac_ros.localizer import Localizer
+from dsac_ros.records import Camera, Estimate, Frame, Guess, Verdict
+from dsac_ros.tracking.tracker import Tracker, extrapolate
+
+sys.path.append(str(Path(__file__).parents[1]))
+import rooms  # noqa: E402
+
+CAMERA = Camera(8, 6, 8.0, 8.0, 3.5, 2.5)
+LANDMARKS = 80.0
+
+
+class Scribe:
+    """Accepts every frame at the pose that it is told; keeps the guesses. A guess counts as confirmed while `confirms`."""
+
+    map_frame = 'map'
+
+    def __init__(self) -> None:
+        self.guesses: list[Guess | None] = []
+        self.accepts = self.confirms = True
+
+    def localize(self, frame: Frame, modality: str, guess: Guess | None = None) -> Estimate:
+        self.guesses.append(guess)
+        tracked = guess is not None and self.confirms
+        return Estimate(frame.stamp_ns, frame.map_from_camera, np.eye(6), Verdict(self.accepts), modality, 'room', 1.0, 1.0, 1.0, 1.0,
+                        {}, LANDMARKS / 2 if tracked else LANDMARKS, tracked)
+
+
+def moved(metres: float, radians: float = 0.0) -> np.ndarray:
+    """map_from_camera: along x, turned about y."""
+    pose = np.eye(4)
+    pose[:3, :3], pose[0, 3] = Rotation.from_rotvec([0, radians, 0]).as_matrix(), metres
+    return pose
+
+
+def frame(seconds: float, pose: np.ndarray = np.eye(4)) -> Frame:
+    return Frame(np.zeros((6, 8, 3), np.uint8), CAMERA, round(1e9 * seconds), map_from_camera=pose)
+
+
+def run(tracker: Tracker, *frames: Frame) -> list[Guess | None]:
+    tracker.localizer.guesses.clear()
+    for each in frames:
+        tracker.localize(each, 'rgb')
+    return list(tracker.localizer.guesses)
+
+
+def test_a_motion_goes_on() -> None:
+    tracker = Tracker(Scribe())
+    none, still, going, late = run(tracker, frame(0, moved(0)), frame(0.1, moved(0.1, 0.02)), frame(0.2, moved(0.2, 0.04)),
+                                   frame(0.5, moved(0.5, 0.1)))
+    assert none is None
+    np.testing.assert_allclose(still.camera_from_map, np.eye(4))
+    np.testing.assert_allclose(np.linalg.inv(going.camera_from_map), moved(0.2, 0.04), atol=2e-3)
+    np.testing.assert_allclose(np.linalg.inv(late.camera_from_map), moved(0.5, 0.1), atol=2e-2)
+    assert going.radius_px == TrackingOptions().radius_px
+
+
+@pytest.mark.parametrize('steps', [0.5, 1.0, 2.0])
+def test_a_turn_on_the_spot_is_the_exponential_of_its_logarithm(steps: float) -> None:
+    rng = np.random.default_rng(0)
+    earlier, motion = np.eye(4), np.eye(4)
+    earlier[:3, :3], earlier[:3, 3] = Rotation.random(random_state=1).as_matrix(), rng.normal(size=3)
+    motion[:3, :3] = Rotation.from_rotvec([0.1, -0.2, 0.05]).as_matrix()
+    expected = expm(steps * logm(motion)).real @ motion @ earlier
+    np.testing.assert_allclose(extrapolate(earlier, motion @ earlier, steps), expected, atol=1e-9)
+
+
+def test_no_motion_is_carried_on_for_ever() -> None:
+    far, further = (extrapolate(np.eye(4), moved(0.1), steps) for steps in (3.0, 300.0))
+    np.testing.assert_array_equal(far, further)
+
+
+@pytest.mark.parametrize(('stamp', 'expected'), [(1.05, True), (2.0, True), (2.1, False), (1.0, False), (0.5, False)])
+def test_a_gap_or_a_stamp_that_goes_back_starts_anew(stamp: float, expected: bool) -> None:
+    """The last frame came at 1 s; a bag that loops starts at a lower stamp again."""
+    *_, last = run(Tracker(Scribe(), TrackingOptions(max_gap=1.0)), frame(0.9), frame(1.0), frame(stamp))
+    assert (last is not None) == expected
+
+
+def test_a_full_search_comes_every_so_often_and_when_tracking_fails() -> None:
+    tracker = Tracker(Scribe(), TrackingOptions(search_every=3))
+    guesses = run(tracker, *(frame(0.1 * i) for i in range(9)))
+    assert [guess is not None for guess in guesses] == [False, True, True, True, False, True, True, True, False]
+    tracker.localizer.confirms = False  # then every frame is searched, each with a guess tried first
+    assert all(guess is not None for guess in run(tracker, *(frame(1 + 0.1 * i) for i in range(9))))
+
+
+def test_half_of_the_landmarks_of_the_last_search_have_to_be_found_again() -> None:
+    guesses = run(Tracker(Scribe(), TrackingOptions(keep_share=0.5)), *(frame(0.1 * i) for i in range(4)))
+    assert [guess.min_landmarks for guess in guesses[1:]] == [LANDMARKS / 2] * 3  # not of the tracked frame before, which would wear off
+
+
+def test_a_refused_frame_is_not_built_upon() -> None:
+    tracker = Tracker(Scribe())
+    run(tracker, frame(0.0, moved(0.0)), frame(0.1, moved(0.1)))
+    tracker.localizer.accepts = False
+    run(tracker, frame(0.2, moved(9.0)))
+    tracker.localizer.accepts = True
+    guess, = run(tracker, frame(0.3, moved(0.3)))
+    np.testing.assert_allclose(np.linalg.inv(guess.camera_from_map), moved(0.3), atol=1e-9)
+
+
+def test_switched_off_every_frame_is_by_itself() -> None:
+    assert run(Tracker(Scribe(), TrackingOptions(enabled=False)), frame(0.0), frame(0.1), frame(0.2)) == [None] * 3
+
+
+@pytest.fixture(scope='module')
+def localizer() -> Localizer:
+    return Localizer.from_map(rooms.tiny_map()[0], 'cpu')
+
+
+def distance(estimate: Estimate, truth: Frame) -> float:
+    return float(np.linalg.norm(estimate.map_from_camera[:3, 3] - truth.map_from_camera[:3, 3]))
+
+
+def test_in_a_room_tracking_is_as_good_as_searching(localizer: Localizer) -> None:
+    views = list(rooms.tiny_source(40, rate_hz=10.0))[:15]
+    tracker = Tracker(localizer, TrackingOptions(search_every=6))
+    tracked, searched = [tracker.localize(view, 'rgb') for view in views], [localizer.localize(view, 'rgb') for view in views]
+    assert not tracked[0].tracked and np.mean([e.tracked for e in tracked]) > 0.7
+    errors = [np.median([distance(e, view) for e, view in zip(run, views)]) for run in (tracked, searched)]
+    assert errors[0] < 0.02 and errors[0] < 1.5 * errors[1], errors
+    for estimate in tracked:
+        if estimate.tracked:
+            assert estimate.verdict.accepted and estimate.modality == 'rgb' and estimate.landmarks >= 40
+            assert 'encoder' not in estimate.stage_times_ms
+            assert 0 < estimate.residual < 2 and 0 < estimate.spread <= 1 and np.linalg.eigvalsh(estimate.covariance).min() > 0
+
+
+@pytest.mark.parametrize('modality', ['rgb', 'rgbd'])
+def test_a_wrong_guess_costs_time_and_nothing_else(localizer: Localizer, modality: str) -> None:
+    """A robot that was carried away: the answer is that of a search, bit for bit."""
+    view = rooms.tiny_frames()[4]
+    away = np.linalg.inv(view.map_from_camera)
+    away[:3, 3] += [1.0, 0.5, -0.7]
+    searched, despite = localizer.localize(view, modality), localizer.localize(view, modality, Guess(away, 48.0, 0.0))
+    assert not despite.tracked and {'tracking', 'encoder'} <= set(despite.stage_times_ms)
+    assert despite.map_from_camera.tobytes() == searched.map_from_camera.tobytes()
+    assert replace(despite, stage_times_ms={}).verdict == searched.verdict
+
+
+def test_too_few_landmarks_confirm_nothing(localizer: Localizer) -> None:
+    view = rooms.tiny_frames()[4]
+    right = np.linalg.inv(view.map_from_camera)
+    assert localizer.localize(view, 'rgb', Guess(right, 48.0, 0.0)).tracked
+    assert not localizer.localize(view, 'rgb', Guess(right, 48.0, 1e4)).tracked
