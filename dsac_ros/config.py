@@ -133,7 +133,7 @@ class EstimatorOptions(Options):
                                   high=20.0)
     rounds: int = option(1, 'parts that the sets are drawn in, each half near what the best hypothesis so far agrees with', low=1, high=64)
     early_out: bool = option(False, 'leave further rounds out when the pose is found for sure; waits for the device after each round')
-    refined: int = option(2, 'hypotheses that are refined; the best is chosen afterwards', low=1, high=256)
+    refined: int = option(8, 'hypotheses that are refined; the best is chosen afterwards', low=1, high=256)
     refine_steps: int = option(5, 'iterations of expectation maximisation with Gauss-Newton', low=1, high=100)
     refine_widening: float = option(2.0, 'how much larger the noise is taken in the first iteration', low=1.0, high=10.0)
     mode_distance: float = option(0.3, 'candidates further apart than this, or than mode_angle, are different places', unit='m', low=0.0,

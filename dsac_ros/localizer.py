@@ -31,6 +31,7 @@ from dsac_ros.tracking.integrity import judge
 MATCH_RATIO = 0.88  # of descriptor distances
 NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
 LANDMARK_WIDENING = 30.0  # of the noise at the start: some decimetres off, and ratio-tested matches are mostly right
+LANDMARK_NARROWING = 0.35  # of the noise at the end: most inliers are better than what tells them from outliers
 MIN_ANYWHERE = 10.0  # inliers among the matches to anywhere, from which on their pose is the better start
 MIN_COSINE = 0.2  # of the angle off the axis: further out, depth (along the axis) says nothing of the distance
 MIN_DEPTH_CELLS = 30  # fewer cells with depth than this: the frame is solved as RGB
@@ -234,7 +235,7 @@ class Localizer:
         found = candidates(self.landmarks, start_44, rays_M2)
         points_M3, matched_M = match(found, rays_M2, view.descriptors_MC, view.usable_M, radius, MATCH_RATIO)
         problem = self._landmark_problem(points_M3, rays_M2, matched_M, view.pixel)
-        solution = refine_from(problem, start_44[None, None], options, LANDMARK_WIDENING)
+        solution = refine_from(problem, start_44[None, None], options, LANDMARK_WIDENING, LANDMARK_NARROWING)
         inliers, weights_M = solution.inliers_B[0], solution.weights_BN[0]
         # Landmarks on one poster agree on more than one pose; spread over the image they do not.
         spread = occupied(rays_M2, weights_M, 1.5)

@@ -76,10 +76,8 @@ class Candidates:
         return Candidates(_take(self.vectors_BK13, index_BK), self.scale_BK.gather(1, index_BK), self.share_BK.gather(1, index_BK),
                           self.score_BK.gather(1, index_BK))
 
-    def better(self, other: Candidates, count: int) -> Candidates:
-        """The `count` best of both."""
-        both = Candidates(*(torch.cat([getattr(self, f.name), getattr(other, f.name)], 1) for f in fields(Candidates)))
-        return both.take(both.score_BK.topk(min(count, both.score_BK.shape[1])).indices)
+    def joined(self, other: Candidates) -> Candidates:
+        return Candidates(*(torch.cat([getattr(self, f.name), getattr(other, f.name)], 1) for f in fields(Candidates)))
 
 
 def estimate(problem: Correspondences, weights_BN: Tensor, draws_BK3: Tensor, options: EstimatorOptions, *, free_scale: bool = False,
@@ -103,8 +101,8 @@ def estimate(problem: Correspondences, weights_BN: Tensor, draws_BK3: Tensor, op
         if extra and number == 0:
             poses_BK44 = torch.cat([poses_BK44, *extra], 1)
             valid_BK = torch.cat([valid_BK, *(torch.ones_like(poses[..., 0, 0], dtype=torch.bool) for poses in extra)], 1)
-        found, entropy_B = shortlist(problem, poses_BK44, valid_BK, kernel, options.refined, prior)
-        candidates = found if candidates is None else candidates.better(found, options.refined)
+        found, entropy_B = shortlist(problem, poses_BK44, valid_BK, kernel, prior)
+        candidates = worth_refining(problem, found if candidates is None else candidates.joined(found), options)
         if number + 1 == options.rounds:
             break
         inlier_BN = probable_inliers(problem, candidates, kernel)
@@ -134,11 +132,12 @@ def found_for_sure(probabilities_BN: Tensor, inlier_BN: Tensor, sets: float) -> 
     return bool(((1 - share_B.pow(3)).pow(sets) < MISSED).all())
 
 
-def refine_from(problem: Correspondences, poses_BK44: Tensor, options: EstimatorOptions, widening: float) -> Solution:
-    """The optimum near given poses, with the noise taken `widening` times as large at first."""
+def refine_from(problem: Correspondences, poses_BK44: Tensor, options: EstimatorOptions, widening: float,
+                narrowing: float = 1.0) -> Solution:
+    """The optimum near given poses; widening, narrowing: as in refine."""
     scale_BK = torch.ones_like(poses_BK44[..., 0, 0])
     candidates = Candidates(problem.vectors(poses_BK44), scale_BK, torch.full_like(scale_BK, ASSUMED_SHARE), torch.zeros_like(scale_BK))
-    return refine_and_choose(problem, candidates, options, Kernel(options.inlier_sigmas), widening)
+    return refine_and_choose(problem, candidates, options, Kernel(options.inlier_sigmas), widening, narrowing=narrowing)
 
 
 def generate(problem: Correspondences, probabilities_BN: Tensor, draws_BK3: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,9 +151,9 @@ def generate(problem: Correspondences, probabilities_BN: Tensor, draws_BK3: Tens
     return torch.cat([rays[0], points[0]], 1), torch.cat([rays[1], points[1]], 1)
 
 
-def shortlist(problem: Correspondences, poses_BK44: Tensor, valid_BK: Tensor, kernel: Kernel, keep: int,
+def shortlist(problem: Correspondences, poses_BK44: Tensor, valid_BK: Tensor, kernel: Kernel,
               prior: Prior | None = None) -> tuple[Candidates, Tensor]:
-    """The `keep` best hypotheses, by a part of the correspondences first and by more of them next; and entropy_B [bit] of them all."""
+    """The best SHORTLIST hypotheses by a part of the correspondences, scored on more of them; and entropy_B [bit] of them all."""
     scales_B1 = [torch.ones_like(problem.spread_B)[:, None]]
     if kernel.even_at is None:
         unit_B1 = unit_scale(problem)
@@ -169,13 +168,26 @@ def shortlist(problem: Correspondences, poses_BK44: Tensor, valid_BK: Tensor, ke
     index_BK = scores_BK.topk(min(SHORTLIST, scores_BK.shape[1])).indices
     if second is not first:
         again_BK, scale_BK = _best_scale(second, _take(vectors_BK13, index_BK), scales_B1, kernel)
-        again_BK = torch.where(valid_BK.gather(1, index_BK), again_BK, torch.full_like(again_BK, -1)) + agreement_BK.gather(1, index_BK)
-        best = again_BK.topk(min(keep, again_BK.shape[1]))
-        index_BK, scale_BK, scores_BK = index_BK.gather(1, best.indices), scale_BK.gather(1, best.indices), best.values
+        scores_BK = torch.where(valid_BK.gather(1, index_BK), again_BK, torch.full_like(again_BK, -1)) + agreement_BK.gather(1, index_BK)
     else:
-        index_BK = index_BK[:, :keep]
         scale_BK, scores_BK = scale_BK.gather(1, index_BK), scores_BK.gather(1, index_BK)
     return Candidates(_take(vectors_BK13, index_BK), scale_BK, torch.full_like(scale_BK, ASSUMED_SHARE), scores_BK), entropy_B
+
+
+def worth_refining(problem: Correspondences, candidates: Candidates, options: EstimatorOptions) -> Candidates:
+    """The best ones; the last of them is the best one of another place than the first, if there is any: what the margin has to be over."""
+    index_BK = candidates.score_BK.topk(min(options.refined, candidates.score_BK.shape[1])).indices
+    poses_BK44 = problem.poses(candidates.vectors_BK13)
+    best_B144 = poses_BK44.gather(1, index_BK[:, :1, None, None].expand(-1, -1, 4, 4))
+    other_BK = elsewhere(se3.difference(poses_BK44, best_B144), options) & (candidates.score_BK > 0)  # invalid ones have less
+    rival_B1 = torch.where(other_BK, candidates.score_BK, torch.full_like(candidates.score_BK, -torch.inf)).argmax(1, keepdim=True)
+    last_B1 = torch.where(other_BK.any(1, keepdim=True) & (options.refined > 1), rival_B1, index_BK[:, -1:])
+    return candidates.take(torch.cat([index_BK[:, :-1], last_B1], 1))
+
+
+def elsewhere(away_BK6: Tensor, options: EstimatorOptions) -> Tensor:
+    """(B, K) which differences to a pose make another place."""
+    return (away_BK6[..., 3:].norm(dim=-1) > options.mode_distance) | (away_BK6[..., :3].norm(dim=-1) > options.mode_angle)
 
 
 def unit_scale(problem: Correspondences) -> Tensor:
@@ -199,18 +211,19 @@ def _entropy(scores_BK: Tensor) -> Tensor:
 
 
 def refine(problem: Correspondences, candidates: Candidates, steps: int, widening: float, kernel: Kernel,
-           prior: Prior | None = None) -> Candidates:
+           prior: Prior | None = None, narrowing: float = 1.0) -> Candidates:
     """Expectation maximisation over pose, share of inliers and, where it is free, noise; Gauss-Newton for the pose.
 
     Args:
-        widening: how much larger than found the noise is in the first step; it comes down to 1 in the last but one.
+        widening: how many times as large as stated, or found, the noise is taken in the first step. narrowing: the same for the last two
+            steps, to which it comes down; below 1 where most of the correspondences are better than what they are scored by.
     """
     vectors, scale, share = candidates.vectors_BK13, candidates.scale_BK, candidates.share_BK
     limits = [limit * unit_scale(problem) for limit in SCALE_LIMITS] if kernel.even_at is None else None
     eye = torch.eye(6, dtype=vectors.dtype, device=vectors.device)
     for step in range(steps):
-        wide = widening ** max(0.0, 1 - step / max(1, steps - 2))
-        white = problem.whitened(problem.residuals(vectors), scale * wide)
+        width = widening ** (1 - step / max(1, steps - 2)) if step < steps - 2 else narrowing
+        white = problem.whitened(problem.residuals(vectors), scale * width)
         inlier, weight = kernel.expectation(problem, white, share)
         gradient, hessian = normal_equations(problem, white, weight, vectors, prior)
         damped = hessian * (1 + 1e-6 * eye) + 1e-9 * eye
@@ -219,7 +232,7 @@ def refine(problem: Correspondences, candidates: Candidates, steps: int, widenin
             share = (inlier.sum(-1) / problem.count_B1).clamp(*SHARE_LIMITS)
             dimensions = 2 * SHAPE - problem.single.freedom
             ratio = (weight * white.square_BKN).sum(-1) / (inlier * dimensions).sum(-1).clamp(min=1e-9)
-            scale = (scale * wide * ratio.clamp(0.04, 4).sqrt()).clamp(*limits)
+            scale = (scale * width * ratio.clamp(0.04, 4).sqrt()).clamp(*limits)
     return Candidates(vectors, scale, share, candidates.score_BK)
 
 
@@ -249,16 +262,16 @@ def normal_equations(problem: Correspondences, white: Whitened, weight_BKN: Tens
 
 
 def refine_and_choose(problem: Correspondences, candidates: Candidates, options: EstimatorOptions, kernel: Kernel, widening: float,
-                      prior: Prior | None = None, entropy_B: Tensor | None = None) -> Solution:
+                      prior: Prior | None = None, entropy_B: Tensor | None = None, narrowing: float = 1.0) -> Solution:
     """Refine all candidates on a part of the correspondences, choose the best one afterwards, and finish it on all of them."""
     part = problem.subset(SCORED_NEXT)
-    candidates = refine(part, candidates, options.refine_steps, widening, kernel, prior)
+    candidates = refine(part, candidates, options.refine_steps, widening, kernel, prior, narrowing)
     scores_BK = _scores(part, candidates, kernel, prior)
     best_B1 = scores_BK.argmax(1, keepdim=True)
     winner = candidates.take(best_B1)
     margin_B, modes_B66 = _rivals(problem.poses(candidates.vectors_BK13), problem.poses(winner.vectors_BK13), scores_BK, options)
     if part is not problem:
-        winner = refine(problem, winner, FINAL_STEPS, 1.0, kernel, prior)
+        winner = refine(problem, winner, FINAL_STEPS, narrowing, kernel, prior, narrowing)
     white = problem.whitened(problem.residuals(winner.vectors_BK13), winner.scale_BK)
     inlier, weight = kernel.expectation(problem, white, winner.share_BK)
     _, hessian = normal_equations(problem, white, weight, winner.vectors_BK13, prior)
@@ -284,8 +297,7 @@ def _agreement(poses_BK44: Tensor, prior: Prior | None) -> Tensor:
 def _rivals(poses_BK44: Tensor, best_B144: Tensor, scores_BK: Tensor, options: EstimatorOptions) -> tuple[Tensor, Tensor]:
     """margin_B and modes_B66 as in Solution."""
     away_BK6 = se3.difference(poses_BK44, best_B144)
-    turn_BK, shift_BK = away_BK6[..., :3].norm(dim=-1), away_BK6[..., 3:].norm(dim=-1)
-    other_BK = (shift_BK > options.mode_distance) | (turn_BK > options.mode_angle)
+    other_BK = elsewhere(away_BK6, options)
     margin_B = scores_BK.amax(1) - torch.where(other_BK, scores_BK, torch.full_like(scores_BK, -torch.inf)).amax(1)
     weighted = away_BK6 * scores_BK.softmax(1)[..., None]
     return margin_B, weighted.mT @ away_BK6
