@@ -241,7 +241,7 @@ class Localizer:
         spread = occupied(rays_M2, weights_M, 1.5)
         enough = (inliers >= options.min_landmarks) & (spread >= options.min_landmark_spread)
         residuals = problem.residuals(problem.vectors(solution.camera_from_map_B44[:, None]))
-        rms = weighted_rms((residuals.across_BKN / residuals.range_BKN.square())[0, 0], weights_M)
+        rms = weighted_rms(residuals.across_BKN[0, 0], residuals.range_BKN[0, 0].square(), weights_M)
         hessian_66 = solution.hessian_B66[0] / self.bundle.covariance_factors['landmarks']
         return ByLandmarks(solution.camera_from_map_B44[0], hessian_66, inliers, spread, rms, enough)
 
@@ -271,15 +271,15 @@ class Localizer:
         residuals = problem.residuals(problem.vectors(pose_44.expand(batch, 1, 4, 4)))
         white = problem.whitened(residuals, torch.ones_like(problem.spread_B)[:, None])
         count = len(grid.cells_N)
-        seen_N, square_N, across_N, along_N, range_N = (values[0, 0, :count] for values in (
+        seen_N, white_N, across_N, along_N, range_N = (values[0, 0, :count] for values in (
             residuals.seen_BKN, white.square_BKN, residuals.across_BKN, residuals.along_BKN, residuals.range_BKN))
         if problem.ranges_BN is None:
-            known_N, distance_N = problem.known_BN[0, :count], across_N / range_N.square()
+            known_N, square_N, over_N = problem.known_BN[0, :count], across_N, range_N.square()
         else:
-            known_N, distance_N = problem.measured_BN[0, :count], across_N + along_N.square()
-        weights_N = torch.where(seen_N & known_N, soft_inliers(square_N.sqrt(), self.estimator.inlier_sigmas), torch.zeros_like(square_N))
+            known_N, square_N, over_N = problem.measured_BN[0, :count], across_N + along_N.square(), torch.ones_like(across_N)
+        weights_N = torch.where(seen_N & known_N, soft_inliers(white_N.sqrt(), self.estimator.inlier_sigmas), torch.zeros_like(white_N))
         spread = occupied(torch.from_numpy(grid.pixels_N2).double().to(self.device), weights_N, 0.05 * len(weights_N) / 16)
-        return weights_N.sum(), known_N.sum(), spread, weighted_rms(distance_N, weights_N)
+        return weights_N.sum(), known_N.sum(), spread, weighted_rms(square_N, over_N, weights_N)
 
     def _evidence(self, pose_44: Tensor, hessian_66: Tensor, *numbers: Tensor) -> np.ndarray:
         """All that goes to the host, in one copy: map_from_camera (16), covariance (36), and the numbers that _answer unpacks."""
@@ -298,9 +298,11 @@ class Localizer:
                         rms * (frame.camera.fx if modality == 'rgb' else 1.0), dict(watch.stages), landmarks, tracked)
 
 
-def weighted_rms(square_N: Tensor, weights_N: Tensor) -> Tensor:
-    """Root of the weighted mean of squares, 0 without any weight."""
-    return ((weights_N * square_N.nan_to_num(0, 0, 0)).sum() / weights_N.sum().clamp(min=1e-9)).sqrt()
+def weighted_rms(square_N: Tensor, over_N: Tensor, weights_N: Tensor) -> Tensor:
+    """Root of the weighted sum of squares over that of other squares, 0 without any weight: one point at the camera's own centre, where an
+    angle means nothing, does not spoil it as it would a mean of ratios."""
+    square, over = ((weights_N * values_N.nan_to_num(0, 0, 0)).sum() for values_N in (square_N, over_N))
+    return (square / over.clamp(min=1e-9)).sqrt()
 
 
 def bearings_of(rays_N2: Tensor) -> tuple[Tensor, Tensor]:

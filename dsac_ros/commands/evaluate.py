@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MAP SOURCE, where the results go, and one flag for each evaluation option."""
     parser.add_argument('map', type=Path, metavar='MAP', help='map bundle, a folder NAME.dsacmap')
     parser.add_argument('source', metavar='SOURCE', help='bag or data folder with the frames to localise')
-    parser.add_argument('--out', type=Path, default=None, metavar='RESULTS', help='results folder; None: results/MAP_SOURCE_SPLIT_MODALITY')
+    parser.add_argument('--out', type=Path, default=None, metavar='RESULTS',
+                        help='results folder; results/MAP_SOURCE_SPLIT_MODALITY where none is given')
     parser.add_argument('--overwrite', action='store_true', help='replace older results in the results folder')
     for f in fields(EvaluationOptions):
         if isinstance(f.default, bool):

@@ -4,10 +4,9 @@ from __future__ import annotations
 import argparse
 import time
 
-from tqdm import tqdm
-
 from dsac_ros.data.synthetic import SensorOptions, SyntheticSource
 from dsac_ros.data.writing import BagWriter
+from dsac_ros.progress import progress_bar
 
 HELP = 'render a synthetic room as a bag'
 
@@ -45,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         source = SyntheticSource(options.room, options.trajectory, options.frames, options.width, options.height, options.rate,
                                  sensor=sensor, texels_per_metre=options.texels_per_metre, workers=options.workers)
         painted, cpu = time.perf_counter(), time.process_time()
-        for frame in tqdm(source, desc='frames', unit='frame'):
+        for frame in progress_bar('frames', len(source), iterable=source):
             bag.write(frame)
         seconds, cpu = time.perf_counter() - painted, time.process_time() - cpu
     x, y, z = source.room.size

@@ -138,14 +138,20 @@ class LocalizerNode(Node):
         stages = {'wait': 1e3 * (picked_s - raw.received_s), 'decode': 1e3 * (decoded_s - picked_s), **estimate.stage_times_ms}
         finite = np.isfinite(estimate.map_from_camera).all() and np.isfinite(estimate.covariance).all()
         reasons = estimate.verdict.reasons if finite else (*estimate.verdict.reasons, 'pose_not_finite')
+        if self._processed == 1:
+            self.get_logger().info(f'first frame: {frame.camera.width}x{frame.camera.height}, '
+                                   + ('with depth' if frame.depth is not None else 'without depth'))
         if estimate.verdict.accepted and finite:
             self._accepted += 1
+            if self._accepted == 1:
+                self.get_logger().info(f'first pose, in frame {self.map_frame}, after {self._processed} frames')
             pose = messages.pose_message(estimate, self.map_frame)
             self._poses.publish(pose)
             if self._send_transform is not None:
                 self._send_transform(messages.transform_message(pose, self.options.tf_child_frame))
             self._report(raw, LocalizationStatus.TRACKING, (), estimate, stages, True)
         else:
+            self._complaints.say('no_pose', f'frame refused: {", ".join(reasons) or "not_accepted"}')
             self._report(raw, self._state_without_pose(), reasons or ('not_accepted',), estimate, stages, False)
 
     def _decode(self, raw: RawFrame) -> Frame | Refusal:
@@ -171,6 +177,9 @@ class LocalizerNode(Node):
     def _depth_of(self, raw: RawFrame, shape: tuple[int, int]) -> np.ndarray | None:
         """The depth image, or None, counted and said, where it cannot be used: the frame then goes on in rgb."""
         if raw.depth is None:
+            if self.options.modality == 'rgbd':
+                self._complaints.say('no_depth', f'no depth image on {self.options.depth_topic} within {self.options.sync_slop} s of the '
+                                                 f'stamp of the colour image, or not in time; localising in rgb')
             return None
         try:
             depth = decode_depth(raw.depth)

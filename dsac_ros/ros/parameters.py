@@ -85,7 +85,9 @@ def parameter_file(node_name: str, groups: Mapping[str, type[Options]]) -> str:
             limits += ['one of: ' + ', '.join(meta['choices'])] if meta['choices'] else []
             text = meta['help'] + (f' ({"; ".join(limits)})' if limits else '')
             lines += textwrap.wrap(text, 120, initial_indent=f'{indent}# ', subsequent_indent=f'{indent}# ')
-            lines += [f'{indent}{option.name}: {_yaml(option.default)}']
+            # A file that comes after `-p map:=...` would take the map away again.
+            switch = '# ' if meta['help'].endswith('Required.') else ''
+            lines += [f'{indent}{switch}{option.name}: {_yaml(option.default)}']
     return '\n'.join(lines) + '\n'
 
 

@@ -8,10 +8,10 @@ from typing import Callable
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dsac_ros.config import MappingOptions
 from dsac_ros.networks.expert import CLUSTERS, Expert
+from dsac_ros.progress import progress_bar
 from dsac_ros.training.buffer import Buffer
 from dsac_ros.training.losses import coordinate_loss, reprojection_loss
 
@@ -44,7 +44,7 @@ def train_head(buffer: Buffer, options: MappingOptions, until: float, stopped: C
     begin = time.monotonic()
     until = max(until, begin + 1.0) if not options.steps else math.inf
     layout = '{l_bar}{bar}| {elapsed}<{remaining}{postfix}'
-    with tqdm(total=100, desc='train', disable=quiet, bar_format=layout, dynamic_ncols=True) as progress:
+    with progress_bar('train', 100, quiet, bar_format=layout) as progress:
         while not stopped():
             done = max(step / most, (time.monotonic() - begin) / (until - begin))
             if done >= 1:
@@ -61,8 +61,8 @@ def train_head(buffer: Buffer, options: MappingOptions, until: float, stopped: C
             at, step = at + batch, step + 1
             errors = errors[-99:] + [error]
             if step % 50 == 0:
-                progress.n = round(100 * done, 1)
-                progress.set_postfix_str(f', coordinate error {100 * torch.stack(errors).nanmean().item():.1f} cm')
+                progress.set_postfix_str(f'coordinate error {100 * torch.stack(errors).nanmean().item():.1f} cm', refresh=False)
+                progress.update(round(100 * done, 1) - progress.n)
     median = torch.stack(errors).nanmean().item() if errors else math.nan
     return Head(expert.eval().requires_grad_(False), step, median, stopped())
 

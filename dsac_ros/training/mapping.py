@@ -16,7 +16,6 @@ from typing import Any, Callable, Iterator
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dsac_ros.config import MappingOptions
 from dsac_ros.data.checks import check_consistency
@@ -26,6 +25,7 @@ from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.localizer import resolve_device
 from dsac_ros.maps.bundle import MapBundle, check_place, save_map
 from dsac_ros.networks.encoder import shared_encoder
+from dsac_ros.progress import progress_bar
 from dsac_ros.records import Frame
 from dsac_ros.training.buffer import Buffer, Targets, depth_targets, fill, usable_views
 from dsac_ros.training.calibration import calibrate
@@ -60,7 +60,7 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         found = triangulate_frames(frames, not options.rgb_only, start + 60 * options.minutes * TRIANGULATION_SHARE, quiet)
         landmarks = to_landmarks(found, frames, options.landmarks, rng) if options.landmarks else None
         targets = triangulated_targets(found) if options.rgb_only else depth_targets
-    with bar('encode', len(frames), quiet) as progress:
+    with progress_bar('encode', len(frames), quiet) as progress:
         buffer = fill(frames, encoder, targets, not options.rgb_only, options.capacity, augmented, rng, where, progress.update)
     points = known_points(buffer)
     # Calibration localises the held-out frames with the finished head; a tenth of a second each on a slow core.
@@ -72,7 +72,8 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         centre, extent = ((low + high) / 2).tolist(), (high - low).tolist()
         factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only,
                                     time.monotonic() if stopped() else deadline)
-        record = describe(options, head, buffer, landmarks, left_out, errors, len(frames), len(held_out), time.monotonic() - start, where)
+        counts = {'frames': len(frames), 'frames_given': len(training), 'held_out_frames': len(held_out)}
+        record = describe(options, head, buffer, landmarks, left_out, errors, counts, time.monotonic() - start, where)
         return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite)
 
 
@@ -109,10 +110,10 @@ def known_points(buffer: Buffer) -> np.ndarray:
 
 
 def describe(options: MappingOptions, head: Head, buffer: Buffer, landmarks: Landmarks | None, left_out: Counter[str],
-             errors: dict[str, Any], frames: int, held_out: int, seconds: float, device: torch.device) -> dict[str, Any]:
+             errors: dict[str, Any], counts: dict[str, int], seconds: float, device: torch.device) -> dict[str, Any]:
     """What the manifest says of how the map was made."""
     return {'created': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'options': asdict(options), 'device': device.type,
-            'seconds': round(seconds, 1), 'frames': frames, 'held_out_frames': held_out, 'left_out': dict(left_out),
+            'seconds': round(seconds, 1), **counts, 'left_out': dict(left_out),
             'landmarks': 0 if landmarks is None else len(landmarks.points_L3), 'samples': len(buffer.features_SC),
             'steps': head.steps, 'median_coordinate_error_m': round(head.median_error_m, 4),
             'interrupted': head.interrupted, 'held_out': errors}
@@ -137,7 +138,3 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(seen)
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def bar(text: str, total: int, quiet: bool) -> tqdm:
-    return tqdm(total=total, desc=text, disable=quiet, unit='frame', dynamic_ncols=True)

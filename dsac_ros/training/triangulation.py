@@ -9,16 +9,15 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
-from tqdm import tqdm
 
 from dsac_ros.geometry.camera import normalised
 from dsac_ros.landmarks.keypoints import MAPPING, Keypoints, detect
 from dsac_ros.landmarks.landmarks import Landmarks
+from dsac_ros.progress import progress_bar
 from dsac_ros.records import Frame
 from dsac_ros.training.buffer import Targets
 
@@ -56,10 +55,10 @@ def triangulate_frames(frames: list[Frame], use_depth: bool, deadline: float, qu
 
     # Threads suffice: OpenCV and the matrix products release the interpreter.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        progress = partial(tqdm, total=len(frames), disable=quiet, unit='frame', dynamic_ncols=True)
-        keypoints = list(progress(pool.map(lambda frame: detect(frame.image, frame.camera, MAPPING), frames), desc='keypoints'))
+        found_in = pool.map(lambda frame: detect(frame.image, frame.camera, MAPPING), frames)
+        keypoints = list(progress_bar('keypoints', len(frames), quiet, iterable=found_in))
         order = np.random.default_rng(0).permutation(len(frames)).tolist()
-        list(progress(pool.map(solve, order), desc='triangulate'))
+        list(progress_bar('triangulate', len(frames), quiet, iterable=pool.map(solve, order)))
     return dict(sorted(found.items()))  # not in the order in which threads were done: the same seed gives the same landmarks
 
 

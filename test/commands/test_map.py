@@ -21,7 +21,7 @@ from dsac_ros.errors import ConfigError
 from dsac_ros.maps.bundle import load_map
 from dsac_ros.training import mapping
 
-RECORD = dict(frames=40, landmarks=300, samples=5000, steps=77, seconds=12.3, interrupted=False,
+RECORD = dict(frames=40, frames_given=60, landmarks=300, samples=5000, steps=77, seconds=12.3, interrupted=False,
               held_out={'rgb': {'frames': 9, 'median_translation_m': 0.0312, 'median_rotation_deg': 0.77}})
 
 
@@ -57,6 +57,24 @@ def test_defaults_are_those_of_the_options(asked: dict[str, Any], capsys: pytest
     out = capsys.readouterr().out
     assert '77 steps in 12 s' in out and 'rgb: 3.1 cm, 0.77 deg in the median of 9 frames' in out and '3 x no_depth' in out
     assert 'interrupted' not in out
+
+
+@pytest.mark.parametrize(('changes', 'said'), [
+    ({}, None), ({'frames': 20}, '20 of 60 frames'), ({'frames': 20, 'interrupted': True}, None), ({'held_out': {}}, None),
+    ({'held_out': {'rgb': {'frames': 9, 'median_translation_m': 1.38, 'median_rotation_deg': 66.0},
+                   'rgbd': {'frames': 9, 'median_translation_m': 0.9, 'median_rotation_deg': 66.0}}}, '90 cm')])
+def test_a_map_that_is_hardly_one_is_doubted(changes: dict[str, Any], said: str | None) -> None:
+    lines = command.doubts({**RECORD, **changes})
+    assert not lines if said is None else len(lines) == 1 and said in lines[0]
+
+
+def test_interrupted_before_there_is_a_head(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mapping, 'map_source', interrupted)
+    assert run('bag', '--out', 'm') == 130 and 'no map was written' in capsys.readouterr().err
 
 
 def test_arguments_become_options(asked: dict[str, Any]) -> None:

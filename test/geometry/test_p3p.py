@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from dsac_ros.geometry.p3p import p3p
 
-COUNT = 4000
+COUNT = 10_000
 
 
 def problems(count: int, seed: int, kind: str = 'room') -> tuple[np.ndarray, np.ndarray, np.ndarray]:
