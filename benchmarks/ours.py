@@ -1,11 +1,13 @@
 """Our estimator behind the face of the peers."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.bounds import fit_points, fit_rays
 from benchmarks.peers import Estimator
@@ -21,11 +23,17 @@ ROUNDS = EstimatorOptions(rounds=32, early_out=True)
 MOST = 4096  # sets in all rounds
 
 
-def ours(hypotheses: Sequence[int] = DEFAULT_HYPOTHESES, device: str = 'cpu') -> list[Estimator]:
-    """RGB, RGB with sampling weights, RGB-D: in rounds until the pose is found for sure, and with each fixed number of minimal sets."""
-    kinds = [('ours', MOST, ROUNDS), *((f'ours {sets}', sets, EstimatorOptions()) for sets in hypotheses)]
-    return [_estimator(name.format(kind), modality, sets, options, device)
-            for kind, sets, options in kinds for modality, name in MODALITIES.items()]
+def ours(hypotheses: Sequence[int] = DEFAULT_HYPOTHESES, device: str = 'cpu', compiled: bool = False) -> list[Estimator]:
+    """RGB, RGB with sampling weights, RGB-D: in rounds until the pose is found for sure, and with each fixed number of minimal sets.
+
+    Args:
+        compiled: the fixed numbers also as compiled programs, which takes minutes for each shape of problem.
+    """
+    found = [_estimator(name.format('ours'), modality, MOST, ROUNDS, device, _program) for modality, name in MODALITIES.items()]
+    for maker, suffix in ((_program, ''), (_compiled, ' compiled'))[:1 + compiled]:
+        found += [_estimator(name.format(f'ours {sets}{suffix}'), modality, sets, EstimatorOptions(), device, maker)
+                  for sets in hypotheses for modality, name in MODALITIES.items()]
+    return found
 
 
 def oracles() -> list[Estimator]:
@@ -50,14 +58,42 @@ def correspondences(problem: Problem, modality: str, device: str) -> tuple[Corre
                            tensor(np.ones(len(scales_N), bool)), ranges_BN, range_noise_BN), tensor(weights_N)
 
 
-def _estimator(name: str, modality: str, sets: int, options: EstimatorOptions, device: str) -> Estimator:
-    def prepare(problem: Problem) -> tuple[Correspondences, Tensor, bool]:
-        return *correspondences(problem, modality, device), not problem.scales_known
+class Program(nn.Module):
+    """Tensors in, camera_from_map_B44 out."""
+
+    def __init__(self, options: EstimatorOptions, free_scale: bool) -> None:
+        super().__init__()
+        self.options, self.free_scale = options, free_scale
+
+    def forward(self, problem: dict[str, Tensor], weights_BN: Tensor, draws_BK3: Tensor) -> Tensor:
+        return estimate(Correspondences(**problem), weights_BN, draws_BK3, self.options, free_scale=self.free_scale).camera_from_map_B44
+
+
+def _program(options: EstimatorOptions, free_scale: bool, example: tuple[Any, ...]) -> Callable[..., Tensor]:
+    return Program(options, free_scale)
+
+
+def _compiled(options: EstimatorOptions, free_scale: bool, example: tuple[Any, ...]) -> Callable[..., Tensor]:
+    """Exported first: torch.compile cannot see through cached properties."""
+    return torch.compile(torch.export.export(Program(options, free_scale), example).module(), dynamic=False)
+
+
+def _estimator(name: str, modality: str, sets: int, options: EstimatorOptions, device: str,
+               maker: Callable[..., Callable[..., Tensor]]) -> Estimator:
+    programs: dict[tuple[bool, int], Callable[..., Tensor]] = {}
+
+    def prepare(problem: Problem) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
+        made, weights_BN = correspondences(problem, modality, device)
+        tensors = {f.name: getattr(made, f.name) for f in fields(made) if getattr(made, f.name) is not None}
+        key = (not problem.scales_known, len(problem.points_N3))
+        if key not in programs:
+            programs[key] = maker(options, key[0], (tensors, weights_BN, uniform_draws([0], sets, device)))
+            solve((programs[key], (tensors, weights_BN)))  # nobody is timed on compiling
+        return programs[key], (tensors, weights_BN)
 
     @torch.inference_mode()
-    def solve(prepared: tuple[Correspondences, Tensor, bool]) -> np.ndarray:
-        *batch, free_scale = prepared
-        solution = estimate(*batch, uniform_draws([0], sets, device), options, free_scale=free_scale)
-        return solution.camera_from_map_B44[0].cpu().numpy()
+    def solve(prepared: tuple[Callable[..., Tensor], tuple[Any, ...]]) -> np.ndarray:
+        program, arguments = prepared
+        return program(*arguments, uniform_draws([0], sets, device))[0].cpu().numpy()
 
     return Estimator(name, modality, prepare, solve)

@@ -111,7 +111,7 @@ def _race(options: argparse.Namespace, heat: Heat, problems, estimators: list[Es
 
 
 def _estimators(options: argparse.Namespace) -> list[Estimator]:
-    known = ours(options.hypotheses, options.device) + oracles() + peers()
+    known = ours(options.hypotheses, options.device, options.compile) + oracles() + peers()
     if options.command == 'predicted':
         known = [estimator for estimator in known if not estimator.name.startswith('(')]
     chosen = [estimator for estimator in known if not options.only or any(text in estimator.name for text in options.only)]
@@ -172,6 +172,7 @@ def _add_race_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument('--hypotheses', type=_numbers, default=list(DEFAULT_HYPOTHESES), help='minimal sets of ours, e.g. 64,256,1024')
     command.add_argument('--only', type=_texts, help='estimators whose name has one of these texts; default: all')
     command.add_argument('--device', default='cpu', help='of ours')
+    command.add_argument('--compile', action='store_true', help='ours also as compiled programs; takes minutes for each shape of problem')
     command.add_argument('--budget', type=float, default=20.0, help='CPU seconds of an estimator in a cell, then it sees few frames')
 
 

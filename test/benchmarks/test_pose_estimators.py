@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from scenery import folder, problem_set
 
 from benchmarks.ours import oracles, ours
@@ -28,6 +29,17 @@ def test_finds_the_pose(estimator: Estimator) -> None:
     answer = estimator.solve(estimator.prepare(problem))
     position, rotation = pose_error(np.linalg.inv(answer), np.linalg.inv(problem.camera_from_map))
     assert position < 0.1 and rotation < 3  # Open3D's is 10 cm off on real frames
+
+
+def test_what_is_compiled_is_the_same_estimator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the compiler itself, which takes minutes."""
+    monkeypatch.setattr(torch, 'compile', lambda program, **_: program)
+    problem = problem_set('iid').problem(0, 0, 2)
+    found = {each.name: each.solve(each.prepare(problem)) for each in ours((16,), compiled=True) if each.name.startswith('ours 16')}
+    assert len(found) == 6
+    for name in ('ours 16', 'ours 16 guided', 'ours 16 RGB-D'):
+        plain, compiled = found[name], found[name.replace('ours 16', 'ours 16 compiled')]
+        np.testing.assert_allclose(compiled, plain, atol=1e-9)
 
 
 @pytest.mark.parametrize('module', ['pycolmap', 'open3d'])
