@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,22 +16,19 @@ from dsac_ros.config import EstimatorOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError
 from dsac_ros.geometry import se3
 from dsac_ros.geometry.camera import bearings, cell_centres
-from dsac_ros.landmarks.keypoints import LOCALIZING, detect, padded
-from dsac_ros.landmarks.landmarks import candidates, compress, match, match_anywhere
+from dsac_ros.landmarks.positioning import ByLandmarks, Positioning, View
 from dsac_ros.maps.bundle import MapBundle, load_map
 from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
-from dsac_ros.ransac.correspondences import Correspondences
+from dsac_ros.ransac.correspondences import Correspondences, stacked
 from dsac_ros.ransac.covariance import pose_covariance
-from dsac_ros.ransac.estimator import Solution, estimate, refine_from
+from dsac_ros.ransac.estimator import Solution, estimate
+from dsac_ros.ransac.evidence import occupied, weighted_rms
 from dsac_ros.ransac.kernel import soft_inliers
 from dsac_ros.ransac.sampling import uniform_draws
 from dsac_ros.records import Camera, Estimate, Frame, Guess
 from dsac_ros.tracking.integrity import judge
 
-MATCH_RATIO = 0.88  # of descriptor distances
 NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
-LANDMARK_WIDENING = 30.0  # of the noise at the start: some decimetres off, and ratio-tested matches are mostly right
-LANDMARK_NARROWING = 0.35  # of the noise at the end: most inliers are better than what tells them from outliers
 MIN_ANYWHERE = 10.0  # inliers among the matches to anywhere, from which on their pose is the better start
 MIN_COSINE = 0.2  # of the angle off the axis: further out, depth (along the axis) says nothing of the distance
 MIN_DEPTH_CELLS = 30  # fewer cells with depth than this: the frame is solved as RGB
@@ -75,30 +72,6 @@ def cell_grid(camera: Camera) -> CellGrid:
                     camera.resized(width, height).fx)
 
 
-@dataclass(frozen=True)
-class View:
-    """Keypoints of a frame on the device: rays_M2, compressed descriptors_MC, mask usable_M; pixel: one of an image 480 pixels high, on the
-    plane z = 1."""
-
-    rays_M2: Tensor
-    descriptors_MC: Tensor
-    usable_M: Tensor
-    pixel: float
-
-
-@dataclass(frozen=True)
-class ByLandmarks:
-    """A pose by landmarks near a start: pose_44, hessian_66, soft count of inliers, share of the image that they are spread over, their rms
-    residual on the plane z = 1, and whether they are enough."""
-
-    pose_44: Tensor
-    hessian_66: Tensor
-    inliers: Tensor
-    spread: Tensor
-    rms: Tensor
-    enough: Tensor
-
-
 class Stopwatch:
     """Milliseconds of the stages of a frame."""
 
@@ -128,7 +101,9 @@ class Localizer:
         self.encoder = shared_encoder(str(self.device))
         self.expert = bundle.expert.to(self.device)
         self.map_frame = bundle.frame_id
-        self.landmarks = bundle.landmarks.to(self.device) if bundle.landmarks and estimator.landmarks else None
+        self.positioning = None
+        if bundle.landmarks and estimator.landmarks:
+            self.positioning = Positioning(bundle.landmarks, self.device, estimator, bundle.covariance_factors['landmarks'])
         # Beside the encoder: OpenCV and torch both release the interpreter.
         self._landmark_thread = ThreadPoolExecutor(1, 'landmarks')
 
@@ -154,12 +129,12 @@ class Localizer:
             guess: where landmarks confirm it, the rest of the chain is not run.
         """
         watch = Stopwatch()
-        view = self._landmark_thread.submit(self._look, frame) if self.landmarks else None
+        view = self._landmark_thread.submit(self.positioning.look, frame) if self.positioning else None
         if view is not None and guess is not None:
             tracked = self._track(frame, view.result(), guess, watch)
             if tracked.verdict.accepted and tracked.landmarks >= guess.min_landmarks:
                 return tracked
-        anywhere = None if view is None else self._landmark_thread.submit(self._match_anywhere, view)
+        anywhere = None if view is None else self._landmark_thread.submit(self.positioning.anywhere, view)
         grid = cell_grid(frame.camera)
         resized = cv2.resize(frame.image, (grid.width, grid.height), interpolation=cv2.INTER_AREA)
         depth = cell_depths(frame.depth, grid) if modality == 'rgbd' and frame.depth is not None else None
@@ -190,28 +165,12 @@ class Localizer:
         """The pose by the landmarks around a guess alone: no cells, hence none to count."""
         watch.lap('keypoints')
         start_44 = torch.from_numpy(guess.camera_from_map).to(self.device)
-        near = self._near(view, start_44, guess.radius_px * view.pixel)
+        near = self.positioning.near(view, start_44, guess.radius_px * view.pixel)
         none = torch.zeros_like(near.inliers)
         landmarks = torch.where(near.enough, near.inliers, none)
         evidence = self._evidence(near.pose_44, near.hessian_66, none, none, near.spread, near.rms, landmarks)
         watch.lap('tracking')
         return self._answer(frame, 'rgb', evidence, watch, tracked=True)
-
-    @torch.inference_mode()
-    def _look(self, frame: Frame) -> View:
-        """Keypoints and their descriptors. Runs beside the encoder."""
-        rays, words, usable = padded(detect(frame.image, frame.camera, LOCALIZING), LOCALIZING.count)
-        rays_M2, words_MD, usable_M = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in (rays, words, usable))
-        pixel = min(frame.camera.width, frame.camera.height) / 480 / frame.camera.fx
-        return View(rays_M2, compress(words_MD, self.landmarks.basis_DC), usable_M, pixel)
-
-    @torch.inference_mode()
-    def _match_anywhere(self, looking: Future[View]) -> tuple[Correspondences, Tensor]:
-        """Matches of the strongest keypoints to any landmark of the map, whatever the pose, and weights to draw them by."""
-        view = looking.result()
-        points_M3, weights_M = match_anywhere(self.landmarks, view.descriptors_MC, view.usable_M)
-        problem = self._landmark_problem(points_M3, view.rays_M2[:len(weights_M)], weights_M > 0, view.pixel)
-        return problem, weights_M.double()[None]
 
     def _first_poses(self, frame: Frame, modality: str, cells: Correspondences, weights_BN: Tensor,
                      anywhere: tuple[Correspondences, Tensor] | None) -> tuple[Correspondences, Solution]:
@@ -227,29 +186,7 @@ class Localizer:
         # A pose by keypoints is pixels off and wants a narrow search, one by cells decimetres and a wide one.
         precise = first.inliers_B[1] >= MIN_ANYWHERE
         start_44 = torch.where(precise, first.camera_from_map_B44[1], pose_44)
-        return self._near(view, start_44, torch.where(precise, NEAR_PX, self.estimator.landmark_radius_px) * view.pixel)
-
-    def _near(self, view: View, start_44: Tensor, radius: Tensor | float) -> ByLandmarks:
-        """The pose by keypoints matched near where a start puts the landmarks."""
-        options, rays_M2 = self.estimator, view.rays_M2
-        found = candidates(self.landmarks, start_44, rays_M2)
-        points_M3, matched_M = match(found, rays_M2, view.descriptors_MC, view.usable_M, radius, MATCH_RATIO)
-        problem = self._landmark_problem(points_M3, rays_M2, matched_M, view.pixel)
-        solution = refine_from(problem, start_44[None, None], options, LANDMARK_WIDENING, LANDMARK_NARROWING)
-        inliers, weights_M = solution.inliers_B[0], solution.weights_BN[0]
-        # Landmarks on one poster agree on more than one pose; spread over the image they do not.
-        spread = occupied(rays_M2, weights_M, 1.5)
-        enough = (inliers >= options.min_landmarks) & (spread >= options.min_landmark_spread)
-        residuals = problem.residuals(problem.vectors(solution.camera_from_map_B44[:, None]))
-        rms = weighted_rms(residuals.across_BKN[0, 0], residuals.range_BKN[0, 0].square(), weights_M)
-        hessian_66 = solution.hessian_B66[0] / self.bundle.covariance_factors['landmarks']
-        return ByLandmarks(solution.camera_from_map_B44[0], hessian_66, inliers, spread, rms, enough)
-
-    def _landmark_problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> Correspondences:
-        bearings_M3, lengths_M = bearings_of(rays_M2)
-        noise_M = torch.full_like(lengths_M, self.estimator.landmark_noise)
-        return Correspondences(points_M3.double()[None], bearings_M3[None], noise_M[None],
-                               (self.estimator.landmark_noise_px * pixel / lengths_M)[None], usable_M[None])
+        return self.positioning.near(view, start_44, torch.where(precise, NEAR_PX, self.estimator.landmark_radius_px) * view.pixel)
 
     def _cell_problem(self, grid: CellGrid, points_N3: Tensor, scales_N: Tensor, depth_N: np.ndarray | None) -> Correspondences:
         bearings_N3 = torch.from_numpy(grid.bearings_N3).to(self.device)
@@ -291,52 +228,11 @@ class Localizer:
         inliers, usable, spread, rms, landmarks = map(float, evidence[52:])
         ratio = inliers / max(1.0, usable)
         entry = self.bundle.entry
-        cells_suffice = not tracked and (modality == 'rgbd' or self.landmarks is None or not self.integrity.require_landmarks)
-        verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, cells_suffice, np.array(entry.centre),
+        cells_suffice = not tracked and (modality == 'rgbd' or self.positioning is None or not self.integrity.require_landmarks)
+        verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, cells_suffice, tracked, np.array(entry.centre),
                         np.array(entry.extent), self.integrity)
         return Estimate(frame.stamp_ns, map_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
                         rms * (frame.camera.fx if modality == 'rgb' else 1.0), dict(watch.stages), landmarks, tracked)
-
-
-def weighted_rms(square_N: Tensor, over_N: Tensor, weights_N: Tensor) -> Tensor:
-    """Root of the weighted sum of squares over that of other squares, 0 without any weight: one point at the camera's own centre, where an
-    angle means nothing, does not spoil it as it would a mean of ratios."""
-    square, over = ((weights_N * values_N.nan_to_num(0, 0, 0)).sum() for values_N in (square_N, over_N))
-    return (square / over.clamp(min=1e-9)).sqrt()
-
-
-def bearings_of(rays_N2: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors (N, 3) along (x/z, y/z), and the lengths (N,) of (x/z, y/z, 1): distance over depth."""
-    directions_N3 = torch.cat([rays_N2, torch.ones_like(rays_N2[:, :1])], 1)
-    lengths_N = directions_N3.norm(dim=1)
-    return directions_N3 / lengths_N[:, None], lengths_N
-
-
-def stacked(one: Correspondences, one_weights: Tensor, two: Correspondences, two_weights: Tensor) -> tuple[Correspondences, Tensor]:
-    """Two problems as one batch: the shorter one is filled up with correspondences that are not usable, depth with none."""
-    length = max(one_weights.shape[1], two_weights.shape[1])
-
-    def pad(values: Tensor) -> Tensor:
-        return torch.nn.functional.pad(values, (0, 0) * (values.dim() - 2) + (0, length - values.shape[1]))
-
-    def both(name: str) -> Tensor | None:
-        first, second = getattr(one, name), getattr(two, name)
-        if first is None and second is None:
-            return None
-        first = torch.zeros_like(second) if first is None else first
-        second = torch.zeros_like(first) if second is None else second
-        return torch.cat([pad(first), pad(second)])
-
-    names = ('points_BN3', 'bearings_BN3', 'scales_BN', 'angles_BN', 'usable_BN', 'ranges_BN', 'range_noise_BN')
-    return Correspondences(**{name: both(name) for name in names}), torch.cat([pad(one_weights), pad(two_weights)])
-
-
-def occupied(places_N2: Tensor, weights_N: Tensor, least: float) -> Tensor:
-    """Share of a 4 x 4 grid over the view whose tiles hold more than `least` of the weights."""
-    low_2, high_2 = places_N2.amin(0), places_N2.amax(0)
-    tile_N2 = (4 * (places_N2 - low_2) / (high_2 - low_2 + 1e-9)).clamp(max=3.99).long()
-    per_tile = torch.zeros(16, dtype=weights_N.dtype, device=weights_N.device).index_add_(0, 4 * tile_N2[:, 1] + tile_N2[:, 0], weights_N)
-    return (per_tile > least).double().mean()
 
 
 def guidance(scales_N: Tensor) -> Tensor:

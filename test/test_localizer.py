@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from dsac_ros.config import EstimatorOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError, MapError
-from dsac_ros.localizer import Localizer, cell_grid, guidance, resolve_device, weighted_rms
+from dsac_ros.localizer import Localizer, cell_grid, guidance, resolve_device
 from dsac_ros.networks.encoder import input_size
 from dsac_ros.records import Camera, Estimate, Frame
 
@@ -217,13 +217,6 @@ def test_warm_up_leaves_no_trace(localizer: Localizer) -> None:
     localizer.warm_up(None, 'rgb')
     localizer.warm_up(frame.camera, 'rgbd')
     assert localizer.localize(frame, 'rgbd').map_from_camera.tobytes() == before.map_from_camera.tobytes()
-
-
-def test_a_point_at_the_camera_itself_does_not_spoil_the_residual() -> None:
-    square, over = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1e4, 1e4, 1e-9])
-    assert weighted_rms(square[:2], over[:2], torch.ones(2)).item() == pytest.approx(0.01)
-    assert weighted_rms(square, over, torch.ones(3)).item() < 0.02
-    assert weighted_rms(square, over, torch.zeros(3)).item() == 0
 
 
 def test_guidance_prefers_what_is_certain() -> None:

@@ -216,3 +216,22 @@ def across(bearings: Tensor) -> tuple[Tensor, Tensor]:
     a = -1 / (sign + z)
     b = x * y * a
     return torch.stack([1 + sign * x * x * a, sign * b, -sign * x], -1), torch.stack([b, sign + y * y * a, -y], -1)
+
+
+def stacked(one: Correspondences, one_weights: Tensor, two: Correspondences, two_weights: Tensor) -> tuple[Correspondences, Tensor]:
+    """Two problems as one batch: the shorter one is filled up with correspondences that are not usable, depth with none."""
+    length = max(one_weights.shape[1], two_weights.shape[1])
+
+    def pad(values: Tensor) -> Tensor:
+        return torch.nn.functional.pad(values, (0, 0) * (values.dim() - 2) + (0, length - values.shape[1]))
+
+    def both(name: str) -> Tensor | None:
+        first, second = getattr(one, name), getattr(two, name)
+        if first is None and second is None:
+            return None
+        first = torch.zeros_like(second) if first is None else first
+        second = torch.zeros_like(first) if second is None else second
+        return torch.cat([pad(first), pad(second)])
+
+    names = ('points_BN3', 'bearings_BN3', 'scales_BN', 'angles_BN', 'usable_BN', 'ranges_BN', 'range_noise_BN')
+    return Correspondences(**{name: both(name) for name in names}), torch.cat([pad(one_weights), pad(two_weights)])

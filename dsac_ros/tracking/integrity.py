@@ -7,15 +7,15 @@ from dsac_ros.config import IntegrityOptions
 from dsac_ros.records import Verdict
 
 
-def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, inlier_ratio: float, spread: float,
-          landmarks: float, cells_suffice: bool, centre: np.ndarray, extent: np.ndarray, options: IntegrityOptions) -> Verdict:
+def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, inlier_ratio: float, spread: float, landmarks: float,
+          cells_suffice: bool, tracked: bool, centre: np.ndarray, extent: np.ndarray, options: IntegrityOptions) -> Verdict:
     """Every test that fails is named.
 
     Args:
         covariance: (6, 6) in ROS order. inliers, inlier_ratio, spread, landmarks: as in records.Estimate. Enough landmarks, each a match
             of a descriptor to a pixel or two, speak for a pose by themselves; without them the cells have to.
         cells_suffice: whether they may. With depth they have a say of their own about distances; without, and where landmarks could have
-            confirmed the pose and none did, cells were hardly ever right (docs/mapping.md).
+            confirmed the pose and none did, cells were hardly ever right (docs/mapping.md). tracked: the cells were not asked.
         centre, extent: of the map's scene coordinates [m]; a camera far outside of them cannot see what it claims to.
     """
     if not all(np.isfinite(part).all() for part in (map_from_camera, covariance, [inliers, inlier_ratio, spread, landmarks])):
@@ -26,6 +26,9 @@ def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, i
     by_cells = landmarks < options.min_landmarks
     failed = (('no_landmarks', not cells_suffice and not landmarks),
               ('few_inliers', by_cells and inliers < options.min_inliers),
+              # Some dozens of landmarks agree on a wrong pose where things look alike; cells then know better.
+              ('cells_disagree', (not by_cells and not tracked and landmarks < options.sure_landmarks
+                                  and inlier_ratio < options.min_support)),
               ('low_inlier_ratio', by_cells and inlier_ratio < options.min_inlier_ratio),
               ('low_spread', by_cells and spread < options.min_spread),
               ('uncertain_position', deviation_m > options.max_position_deviation),

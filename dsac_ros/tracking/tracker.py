@@ -15,6 +15,7 @@ from dsac_ros.records import Camera, Estimate, Frame, Guess
 if TYPE_CHECKING:
     from dsac_ros.localizer import Localizer
 
+MAX_REFUSED = 2  # in a row: after more of them a guess is rarely confirmed, and costs time when there is least of it
 MAX_STEPS = 3.0  # further ahead than this many times the last interval, the last motion says nothing
 
 
@@ -24,7 +25,7 @@ class Tracker:
     def __init__(self, localizer: Localizer, options: TrackingOptions = TrackingOptions()) -> None:
         self.localizer, self.options = localizer, options
         self._poses: list[tuple[int, np.ndarray]] = []  # stamps and camera_from_map of the last two accepted frames
-        self._since_search = 0
+        self._since_search = self._refused = 0
         self._landmarks_then = 0.0
 
     @property
@@ -40,6 +41,7 @@ class Tracker:
         guess = self._guess(frame.stamp_ns) if self.options.enabled else None
         estimate = self.localizer.localize(frame, modality, guess)
         self._since_search = self._since_search + 1 if estimate.tracked else 0
+        self._refused = 0 if estimate.verdict.accepted else self._refused + 1
         if estimate.verdict.accepted:
             if not estimate.tracked:
                 self._landmarks_then = estimate.landmarks
@@ -50,7 +52,7 @@ class Tracker:
         options = self.options
         if self._poses and not 0 < stamp_ns - self._poses[-1][0] <= 1e9 * options.max_gap:
             self._poses = []
-        if not self._poses or self._since_search >= options.search_every:
+        if not self._poses or self._since_search >= options.search_every or self._refused > MAX_REFUSED:
             return None
         (earlier_ns, earlier_44), (later_ns, later_44) = self._poses[0], self._poses[-1]
         if earlier_ns == later_ns:

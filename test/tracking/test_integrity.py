@@ -17,7 +17,7 @@ OPTIONS = IntegrityOptions()
 
 def verdict(**changed: Any) -> Verdict:
     good = dict(map_from_camera=np.eye(4), covariance=np.eye(6) * 1e-4, inliers=500.0, inlier_ratio=0.5, spread=0.9,
-                landmarks=0.0, cells_suffice=True, centre=np.zeros(3), extent=np.array([4.0, 4.0, 2.0]), options=OPTIONS)
+                landmarks=0.0, cells_suffice=True, tracked=False, centre=np.zeros(3), extent=np.array([4.0, 4.0, 2.0]), options=OPTIONS)
     return judge(**{**good, **changed})
 
 
@@ -34,6 +34,10 @@ def test_a_good_pose_passes() -> None:
 @pytest.mark.parametrize(('name', 'inside', 'outside'), [
     ('no_landmarks', {'landmarks': 20.0, 'cells_suffice': False}, {'cells_suffice': False}),
     ('few_inliers', {'inliers': OPTIONS.min_inliers}, {'inliers': OPTIONS.min_inliers - 0.1}),
+    ('cells_disagree', {'landmarks': OPTIONS.sure_landmarks, 'inlier_ratio': 0.0},
+     {'landmarks': OPTIONS.sure_landmarks - 0.1, 'inlier_ratio': OPTIONS.min_support - 0.001}),
+    ('cells_disagree', {'landmarks': OPTIONS.min_landmarks, 'inlier_ratio': 0.0, 'tracked': True},
+     {'landmarks': OPTIONS.min_landmarks, 'inlier_ratio': 0.0}),
     ('low_inlier_ratio', {'inlier_ratio': OPTIONS.min_inlier_ratio}, {'inlier_ratio': OPTIONS.min_inlier_ratio - 0.001}),
     ('low_spread', {'spread': OPTIONS.min_spread}, {'spread': OPTIONS.min_spread - 0.001}),
     ('outside_map', {'map_from_camera': at(0, 0, 0.99 + OPTIONS.map_margin)}, {'map_from_camera': at(0, 0, 1.01 + OPTIONS.map_margin)}),
@@ -61,11 +65,12 @@ def test_all_failures_are_named() -> None:
                   cells_suffice=False)
     assert bad.reasons == ('no_landmarks', 'few_inliers', 'low_inlier_ratio', 'low_spread', 'uncertain_position', 'uncertain_rotation',
                            'outside_map')
-    assert len(bad.reasons) == len(fields(IntegrityOptions)) - 1  # min_landmarks is no test but a way around three of them
+    # min_landmarks is no test but a way around three of them; what min_support and sure_landmarks ask takes landmarks.
+    assert len(bad.reasons) == len(fields(IntegrityOptions)) - 3
 
 
 def test_enough_landmarks_speak_for_a_pose_that_few_cells_agree_with() -> None:
-    poor = dict(inliers=1.0, inlier_ratio=0.01, spread=0.0)
+    poor = dict(inliers=1.0, inlier_ratio=OPTIONS.min_support, spread=0.0)
     assert verdict(**poor, landmarks=OPTIONS.min_landmarks).accepted
     assert verdict(**poor, landmarks=OPTIONS.min_landmarks - 0.1).reasons == ('few_inliers', 'low_inlier_ratio', 'low_spread')
     far = verdict(**poor, landmarks=500.0, map_from_camera=at(100, 0, 0), covariance=np.eye(6) * 100)

@@ -112,6 +112,15 @@ def test_a_refused_frame_is_not_built_upon() -> None:
     np.testing.assert_allclose(np.linalg.inv(guess.camera_from_map), moved(0.3), atol=1e-9)
 
 
+def test_after_some_refused_frames_nothing_is_expected_any_more() -> None:
+    tracker = Tracker(Scribe())
+    run(tracker, frame(0.0), frame(0.1))
+    tracker.localizer.accepts = False
+    assert [guess is not None for guess in run(tracker, *(frame(0.2 + 0.1 * i) for i in range(5)))] == [True, True, True, False, False]
+    tracker.localizer.accepts = True
+    assert [guess is not None for guess in run(tracker, frame(0.7), frame(0.8))] == [False, True]
+
+
 def test_switched_off_every_frame_is_by_itself() -> None:
     assert run(Tracker(Scribe(), TrackingOptions(enabled=False)), frame(0.0), frame(0.1), frame(0.2)) == [None] * 3
 

@@ -1,0 +1,97 @@
+"""The pose by keypoints: matched to landmarks of the map around a start, or whatever the pose, and solved by the one estimator."""
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsac_ros.config import EstimatorOptions
+from dsac_ros.landmarks.keypoints import LOCALIZING, detect, padded
+from dsac_ros.landmarks.landmarks import Landmarks, candidates, compress, match, match_anywhere
+from dsac_ros.ransac.correspondences import Correspondences
+from dsac_ros.ransac.estimator import refine_from
+from dsac_ros.ransac.evidence import occupied, weighted_rms
+from dsac_ros.records import Frame
+
+MATCH_RATIO = 0.88  # of descriptor distances
+WIDENING = 30.0  # of the noise at the start: some decimetres off, and ratio-tested matches are mostly right
+NARROWING = 0.35  # of the noise at the end: most inliers are better than what tells them from outliers
+
+
+@dataclass(frozen=True)
+class View:
+    """Keypoints of a frame on the device: rays_M2, compressed descriptors_MC, mask usable_M; pixel: one of an image 480 pixels high, on the
+    plane z = 1."""
+
+    rays_M2: Tensor
+    descriptors_MC: Tensor
+    usable_M: Tensor
+    pixel: float
+
+
+@dataclass(frozen=True)
+class ByLandmarks:
+    """A pose by landmarks near a start: pose_44, hessian_66, soft count of inliers, share of the image that they are spread over, their rms
+    residual on the plane z = 1, and whether they are enough."""
+
+    pose_44: Tensor
+    hessian_66: Tensor
+    inliers: Tensor
+    spread: Tensor
+    rms: Tensor
+    enough: Tensor
+
+
+class Positioning:
+    """The landmarks of a map on their device; covariance_factor: how far the Hessian understates the errors of its poses."""
+
+    def __init__(self, landmarks: Landmarks, device: torch.device, options: EstimatorOptions, covariance_factor: float) -> None:
+        self.landmarks, self.device = landmarks.to(device), device
+        self.options, self.covariance_factor = options, covariance_factor
+
+    @torch.inference_mode()
+    def look(self, frame: Frame) -> View:
+        """Keypoints and their descriptors. Runs beside the encoder."""
+        rays, words, usable = padded(detect(frame.image, frame.camera, LOCALIZING), LOCALIZING.count)
+        rays_M2, words_MD, usable_M = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in (rays, words, usable))
+        pixel = min(frame.camera.width, frame.camera.height) / 480 / frame.camera.fx
+        return View(rays_M2, compress(words_MD, self.landmarks.basis_DC), usable_M, pixel)
+
+    @torch.inference_mode()
+    def anywhere(self, looking: Future[View]) -> tuple[Correspondences, Tensor]:
+        """Matches of the strongest keypoints to any landmark of the map, whatever the pose, and weights to draw them by."""
+        view = looking.result()
+        points_M3, weights_M = match_anywhere(self.landmarks, view.descriptors_MC, view.usable_M)
+        problem = self._problem(points_M3, view.rays_M2[:len(weights_M)], weights_M > 0, view.pixel)
+        return problem, weights_M.double()[None]
+
+    def near(self, view: View, start_44: Tensor, radius: Tensor | float) -> ByLandmarks:
+        """The pose by keypoints matched near where a start puts the landmarks."""
+        options, rays_M2 = self.options, view.rays_M2
+        found = candidates(self.landmarks, start_44, rays_M2)
+        points_M3, matched_M = match(found, rays_M2, view.descriptors_MC, view.usable_M, radius, MATCH_RATIO)
+        problem = self._problem(points_M3, rays_M2, matched_M, view.pixel)
+        solution = refine_from(problem, start_44[None, None], options, WIDENING, NARROWING)
+        inliers, weights_M = solution.inliers_B[0], solution.weights_BN[0]
+        # Landmarks on one poster agree on more than one pose; spread over the image they do not.
+        spread = occupied(rays_M2, weights_M, 1.5)
+        enough = (inliers >= options.min_landmarks) & (spread >= options.min_landmark_spread)
+        residuals = problem.residuals(problem.vectors(solution.camera_from_map_B44[:, None]))
+        rms = weighted_rms(residuals.across_BKN[0, 0], residuals.range_BKN[0, 0].square(), weights_M)
+        hessian_66 = solution.hessian_B66[0] / self.covariance_factor
+        return ByLandmarks(solution.camera_from_map_B44[0], hessian_66, inliers, spread, rms, enough)
+
+    def _problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> Correspondences:
+        bearings_M3, lengths_M = bearings_of(rays_M2)
+        noise_M = torch.full_like(lengths_M, self.options.landmark_noise)
+        return Correspondences(points_M3.double()[None], bearings_M3[None], noise_M[None],
+                               (self.options.landmark_noise_px * pixel / lengths_M)[None], usable_M[None])
+
+
+def bearings_of(rays_N2: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors (N, 3) along (x/z, y/z), and the lengths (N,) of (x/z, y/z, 1): distance over depth."""
+    directions_N3 = torch.cat([rays_N2, torch.ones_like(rays_N2[:, :1])], 1)
+    lengths_N = directions_N3.norm(dim=1)
+    return directions_N3 / lengths_N[:, None], lengths_N

@@ -1,0 +1,67 @@
+"""The pose by landmarks near a start, on matches that are known, from starts that are near and far."""
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+import pytest
+import torch
+
+from dsac_ros.config import EstimatorOptions
+from dsac_ros.geometry import se3
+from dsac_ros.landmarks.landmarks import STRONGEST
+from dsac_ros.landmarks.positioning import Positioning, View, bearings_of
+
+PIXEL = 1 / 500
+
+
+def positioning(scene, **options: float) -> tuple[Positioning, View]:
+    view = View(scene['rays'], scene['words'], torch.ones(len(scene['rays']), dtype=torch.bool), PIXEL)
+    return Positioning(scene['landmarks'], torch.device('cpu'), EstimatorOptions(**options), 4.0), view
+
+
+@pytest.mark.parametrize(('off', 'radius_px', 'found'), [(0.0, 16.0, True), (0.03, 40.0, True), (0.5, 16.0, False)])
+def test_found_from_near_and_not_from_far(scene, off: float, radius_px: float, found: bool) -> None:
+    """`off` in radians and metres along each axis; a pixel is 2 mrad."""
+    solver, view = positioning(scene)
+    near = solver.near(view, se3.retract(scene['pose'], off * torch.ones(6, dtype=torch.float64)), radius_px * PIXEL)
+    assert bool(near.enough) == found
+    if found:
+        torch.testing.assert_close(near.pose_44, scene['pose'], atol=1e-3, rtol=0)
+        assert near.inliers > 0.8 * len(view.rays_M2) and near.spread == 1 and near.rms < 0.5 * PIXEL
+        assert torch.linalg.eigvalsh(near.hessian_66).min() > 0
+
+
+def test_noise_shows_in_the_residual_and_the_factor_in_the_information(scene) -> None:
+    solver, view = positioning(scene)
+    noise = 0.7 * PIXEL * torch.randn(view.rays_M2.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    near = solver.near(View(view.rays_M2 + noise, view.descriptors_MC, view.usable_M, PIXEL), scene['pose'], 16 * PIXEL)
+    assert near.rms.item() == pytest.approx(0.7 * PIXEL * 2 ** 0.5, rel=0.2)
+    trusting = Positioning(scene['landmarks'], torch.device('cpu'), EstimatorOptions(), 1.0).near(view, scene['pose'], 16 * PIXEL)
+    doubting = solver.near(view, scene['pose'], 16 * PIXEL)
+    torch.testing.assert_close(4 * doubting.hessian_66, trusting.hessian_66)
+
+
+def test_too_few_or_too_close_together_are_not_enough(scene) -> None:
+    for options in ({'min_landmarks': 1e4}, {'min_landmark_spread': 1.0}):
+        solver, view = positioning(scene, **options)
+        corner = (view.rays_M2 < 0).all(1)
+        seen = View(view.rays_M2, view.descriptors_MC, corner if 'min_landmark_spread' in options else view.usable_M, PIXEL)
+        assert not solver.near(seen, scene['pose'], 16 * PIXEL).enough
+
+
+def test_anywhere_is_a_problem_of_the_strongest_keypoints(scene) -> None:
+    solver, view = positioning(scene)
+    looking: Future[View] = Future()
+    looking.set_result(view)
+    problem, weights = solver.anywhere(looking)
+    assert problem.points_BN3.shape == (1, STRONGEST, 3) and weights.shape == (1, STRONGEST)
+    true = (problem.points_BN3[0] == scene['landmarks'].points_L3[scene['order'][:STRONGEST]].double()).all(1)
+    assert true.double().mean() > 0.95 and (weights > 0).all()
+    residuals = problem.residuals(problem.vectors(scene['pose'][None, None]))
+    assert residuals.across_BKN[0, 0][true].sqrt().max() < 1e-5
+
+
+def test_bearings_are_unit_vectors_along_the_rays() -> None:
+    bearings, lengths = bearings_of(torch.tensor([[0.0, 0.0], [0.75, -1.0]], dtype=torch.float64))
+    torch.testing.assert_close(bearings * lengths[:, None], torch.tensor([[0.0, 0, 1], [0.75, -1, 1]], dtype=torch.float64))
+    torch.testing.assert_close(bearings.norm(dim=1), torch.ones(2, dtype=torch.float64))
