@@ -14,7 +14,7 @@ from torch import Tensor
 
 COMPRESSED = 64  # numbers in a stored descriptor
 SEEN_AT_ONCE = 1600
-STRONGEST, TRIED_ANYWHERE = 120, 6_000  # keypoints against landmarks when the pose is unknown
+STRONGEST, TRIED_ANYWHERE = 200, 6_000  # keypoints against landmarks when the pose is unknown
 MAX_ANGLE_COSINE = 0.6  # between the direction that a landmark was mapped from and the one that it is seen from
 MAX_LOG_RATIO = math.log(2.5)  # of the distances to it
 MIN_SIMILARITY = 0.75
