@@ -19,7 +19,7 @@ from dsac_ros.ransac.sampling import uniform_draws
 
 DEFAULT_HYPOTHESES = (256,)
 MODALITIES = {'rgb': '{}', 'rgb+w': '{} guided', 'rgbd': '{} RGB-D'}
-ROUNDS = EstimatorOptions(rounds=32, early_out=True)
+ROUNDS = EstimatorOptions(rounds=16, early_out=True)
 MOST = 4096  # sets in all rounds
 
 
