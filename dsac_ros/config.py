@@ -171,7 +171,7 @@ class IntegrityOptions(Options):
     min_inlier_ratio: float = option(0.25, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
     min_spread: float = option(0.4, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
     min_landmarks: float = option(40.0, 'soft inlier landmarks that make up for few inlier cells', low=4.0, high=1e6)
-    sure_landmarks: float = option(100.0, 'soft inlier landmarks from which on no cell has to agree', low=4.0, high=1e6)
+    sure_landmarks: float = option(80.0, 'soft inlier landmarks from which on no cell has to agree', low=4.0, high=1e6)
     min_support: float = option(0.03, 'smallest share of the usable cells that agree with a pose by fewer landmarks than that, where the '
                                 'cells were asked', low=0.0, high=1.0)
     require_landmarks: bool = option(True, 'refuse a pose of a frame without depth that no landmarks confirm, where the map has any')
