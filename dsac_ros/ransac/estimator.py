@@ -19,7 +19,7 @@ from dsac_ros.ransac.sampling import draw_minimal_sets, mixed
 
 SCORED_FIRST = 128  # correspondences on which every hypothesis is scored, or a SCORED_SHARE of all
 SCORED_SHARE = 1 / 32
-SCORED_NEXT = 400  # on which the best SHORTLIST are scored again and refined
+SCORED_NEXT = 600  # on which the best SHORTLIST are scored again and refined
 SHORTLIST = 32
 ASSUMED_SHARE = 0.3  # of inliers, while there is no pose to tell
 FREE_SCALES = (0.03, 0.008)  # noise of the points tried when it is not known, over the spread of the points

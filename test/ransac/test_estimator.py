@@ -225,8 +225,8 @@ def test_refinement_reaches_the_maximum_of_the_likelihood(kind: str, even_at: fl
 @pytest.mark.parametrize('free_scale', [False, True])
 @pytest.mark.parametrize('kind', scenes.KINDS)
 def test_the_answer_is_the_optimum_of_all_correspondences(kind: str, free_scale: bool) -> None:
-    """Of 4000 and not of the 400 that choose: the step that is left is a fraction of a deviation, where that between the two optima is
-    some 54 squared deviations in the mean, 4000 / 400 - 1 times six."""
+    """Of 4000 and not of the 600 that choose: the step that is left is a fraction of a deviation, where that between the two optima is
+    some 34 squared deviations in the mean, 4000 / 600 - 1 times six."""
     problem, _ = many(range(3), kind, count=4000, noise=0.03, outliers=0.3, **NOISY)
     solution = solve(problem, range(3), sets=64, free_scale=free_scale)
     vectors, kernel = problem.vectors(solution.camera_from_map_B44[:, None]), Kernel(None if free_scale else OPTIONS.inlier_sigmas)
