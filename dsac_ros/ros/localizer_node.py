@@ -179,7 +179,7 @@ class LocalizerNode(Node):
         if raw.depth is None:
             if self.options.modality == 'rgbd':
                 self._complaints.say('no_depth', f'no depth image on {self.options.depth_topic} within {self.options.sync_slop} s of the '
-                                                 f'stamp of the colour image, or not in time; localising in rgb')
+                                                 'stamp of the colour image, or not in time; localising in rgb')
             return None
         try:
             depth = decode_depth(raw.depth)
