@@ -158,7 +158,7 @@ class TrackingOptions(Options):
                               'high', unit='px', low=1.0, high=1000.0)
     keep_share: float = option(0.5, 'least share of the landmarks of the last full search that a tracked frame has to confirm', low=0.0,
                                high=1.0)
-    search_every: int = option(30, 'tracked frames after which one is searched in full all the same', low=1, high=100000)
+    search_every: int = option(60, 'tracked frames after which one is searched in full all the same', low=1, high=100000)
     max_gap: float = option(1.0, 'longest time since the last accepted frame for which there is an expected pose', unit='s', low=0.0,
                             high=60.0)
 
