@@ -158,6 +158,7 @@ class TrackingOptions(Options):
                               'high', unit='px', low=1.0, high=1000.0)
     keep_share: float = option(0.5, 'least share of the landmarks of the last full search that a tracked frame has to confirm', low=0.0,
                                high=1.0)
+    min_landmarks: float = option(40.0, 'least landmarks that a tracked frame has to confirm, since no cell is asked', low=4.0, high=1e6)
     search_every: int = option(60, 'tracked frames after which one is searched in full all the same', low=1, high=100000)
     max_gap: float = option(1.0, 'longest time since the last accepted frame for which there is an expected pose', unit='s', low=0.0,
                             high=60.0)
@@ -170,7 +171,7 @@ class IntegrityOptions(Options):
     min_inliers: float = option(40.0, 'fewest soft inlier cells', low=0.0, high=1e6)
     min_inlier_ratio: float = option(0.25, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
     min_spread: float = option(0.4, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
-    min_landmarks: float = option(40.0, 'soft inlier landmarks that make up for few inlier cells', low=4.0, high=1e6)
+    min_landmarks: float = option(25.0, 'soft inlier landmarks that make up for few inlier cells', low=4.0, high=1e6)
     sure_landmarks: float = option(80.0, 'soft inlier landmarks from which on no cell has to agree', low=4.0, high=1e6)
     min_support: float = option(0.03, 'smallest share of the usable cells that agree with a pose by fewer landmarks than that, where the '
                                 'cells were asked', low=0.0, high=1.0)

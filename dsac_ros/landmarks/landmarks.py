@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 COMPRESSED = 64  # numbers in a stored descriptor
-SEEN_AT_ONCE = 1600
-STRONGEST, TRIED_ANYWHERE = 200, 6_000  # keypoints against landmarks when the pose is unknown
+SEEN_AT_ONCE = 2400
+STRONGEST, TRIED_ANYWHERE = 300, 10_000  # keypoints against landmarks when the pose is unknown
+BLOCK = 16  # of them, of which only the most similar one is looked at
+DISTINCTION = 10.0  # how fast the odds of such a match fall with the ratio of its square distance to that of the next place
 MAX_ANGLE_COSINE = 0.6  # between the direction that a landmark was mapped from and the one that it is seen from
 MAX_LOG_RATIO = math.log(2.5)  # of the distances to it
 MIN_SIMILARITY = 0.75
@@ -71,10 +73,13 @@ class Landmarks:
         return self.views_L3.norm(dim=1).clamp(min=1e-9).log()
 
     @cached_property
-    def sample(self) -> tuple[Tensor, Tensor]:
-        """Points and descriptors of a part of all landmarks, evenly spread over their order: those that are tried whatever the pose."""
-        every = max(1, len(self.points_L3) // TRIED_ANYWHERE)
-        return self.points_L3[::every].contiguous(), self.descriptors_LC[::every].contiguous()
+    def sample(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Points, descriptors and log_distances_L of a part of all landmarks, evenly spread over their order and in whole
+        BLOCKs: those that are tried whatever the pose."""
+        every = max(1, -(-len(self.points_L3) // TRIED_ANYWHERE))
+        index = torch.arange(0, len(self.points_L3), every, device=self.points_L3.device)
+        index = torch.cat([index, index[-1:].expand(-len(index) % BLOCK)])
+        return self.points_L3[index], self.descriptors_LC[index], self.log_distances_L[index]
 
 
 def compress(descriptors_MD: Tensor, basis_DC: Tensor) -> Tensor:
@@ -88,12 +93,21 @@ def match_anywhere(landmarks: Landmarks, descriptors_MC: Tensor, usable_M: Tenso
     Many are wrong, but the right ones agree: what finds the camera where the regressed coordinates do not.
 
     Returns:
-        points (STRONGEST, 3) and sampling weights (STRONGEST,), zero without a match.
+        points (STRONGEST, 3) and sampling weights (STRONGEST,), zero without a match: large where no other place looks like it.
     """
-    points_S3, descriptors_SC = landmarks.sample
-    best_M, index_M = (descriptors_MC[:STRONGEST] @ descriptors_SC.T).max(1)
-    good_M = usable_M[:STRONGEST] & (best_M > MIN_SIMILARITY)
-    return points_S3[index_M], torch.where(good_M, (20 * best_M).exp(), torch.zeros_like(best_M))
+    points_S3, descriptors_SC, log_distances_S = landmarks.sample
+    similarity_MSB = (descriptors_MC[:STRONGEST] @ descriptors_SC.T).unflatten(1, (BLOCK, -1))
+    # The best of each block, then the best blocks: choosing among all takes longer than the product.
+    blocks_MK = similarity_MSB.amax(1).topk(min(NEIGHBOURS, similarity_MSB.shape[2]), dim=1).indices
+    best_MK, within_MK = similarity_MSB.gather(2, blocks_MK[:, None].expand(-1, BLOCK, -1)).max(1)
+    index_MK = within_MK * similarity_MSB.shape[2] + blocks_MK
+    points_MK3 = points_S3[index_MK]
+    apart_MK = (points_MK3 - points_MK3[:, :1]).norm(dim=-1) > SAME_PLACE * log_distances_S[index_MK[:, 0]].exp()[:, None]
+    # Where all of them are one place, the next one is at most as similar as the last of them.
+    second_M = torch.where(apart_MK, best_MK, best_MK[:, -1:]).amax(1)
+    ratio_M = (1 - best_MK[:, 0]).clamp(min=0) / (1 - second_M).clamp(min=1e-6)
+    good_M = usable_M[:STRONGEST] & (best_MK[:, 0] > MIN_SIMILARITY)
+    return points_MK3[:, 0], torch.where(good_M, (-DISTINCTION * ratio_M).exp(), torch.zeros_like(ratio_M))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dsac_ros.ransac.estimator import refine_from
 from dsac_ros.ransac.evidence import occupied, weighted_rms
 from dsac_ros.records import Frame
 
-MATCH_RATIO = 0.88  # of descriptor distances
+MATCH_RATIO = 0.92  # of descriptor distances
 WIDENING = 30.0  # of the noise at the start: some decimetres off, and ratio-tested matches are mostly right
 NARROWING = 0.5  # of the noise at the end: most inliers are better than what tells them from outliers
 

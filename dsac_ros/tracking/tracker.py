@@ -59,7 +59,7 @@ class Tracker:
             expected_44 = later_44
         else:
             expected_44 = extrapolate(earlier_44, later_44, (stamp_ns - later_ns) / (later_ns - earlier_ns))
-        return Guess(expected_44, options.radius_px, options.keep_share * self._landmarks_then)
+        return Guess(expected_44, options.radius_px, max(options.min_landmarks, options.keep_share * self._landmarks_then))
 
 
 def extrapolate(earlier_44: np.ndarray, later_44: np.ndarray, steps: float) -> np.ndarray:

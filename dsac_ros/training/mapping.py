@@ -30,7 +30,8 @@ from dsac_ros.records import Frame
 from dsac_ros.training.buffer import Buffer, Targets, depth_targets, fill, usable_views
 from dsac_ros.training.calibration import calibrate
 from dsac_ros.training.head import Head, train_head
-from dsac_ros.training.triangulation import to_landmarks, triangulate_frames, triangulated_targets
+from dsac_ros.training.merging import merge
+from dsac_ros.training.triangulation import triangulate_frames, triangulated_targets
 
 HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
 MIN_FRAMES = 10
@@ -58,7 +59,7 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     landmarks = None
     if options.landmarks or options.rgb_only:
         found = triangulate_frames(frames, not options.rgb_only, start + 60 * options.minutes * TRIANGULATION_SHARE, quiet)
-        landmarks = to_landmarks(found, frames, options.landmarks, rng) if options.landmarks else None
+        found, landmarks = merge(found, frames, options.landmarks, rng)
         targets = triangulated_targets(found) if options.rgb_only else depth_targets
     with progress_bar('encode', len(frames), quiet) as progress:
         buffer = fill(frames, encoder, targets, not options.rgb_only, options.capacity, augmented, rng, where, progress.update)

@@ -1,7 +1,7 @@
 """Keypoints of posed frames -> points of the map, matched along epipolar lines and triangulated, with depth where there is any.
 
-They become the landmarks of a map, and without depth the targets of its head: in minutes a reprojection loss cannot find out how far
-things are, a few hundred triangulated points a frame can tell it.
+They become the landmarks of a map (merging), and without depth the targets of its head: in minutes a reprojection loss cannot find out
+how far things are, a few hundred triangulated points a frame can tell it.
 """
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from scipy.spatial import cKDTree
 
 from dsac_ros.geometry.camera import normalised
 from dsac_ros.landmarks.keypoints import MAPPING, Keypoints, detect
-from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.progress import progress_bar
 from dsac_ros.records import Frame
 from dsac_ros.training.buffer import Targets
 
-PARTNERS = 8
+PARTNERS = 16
 MAX_ANGLE_DEG = 35.0  # between the optical axes of two views that are matched
 EPIPOLAR_PX = 2.0
 RATIO = 0.85  # of the distances to the best and second best descriptor in the epipolar band
-MIN_VIEWS = 3
+MIN_VIEWS = 3  # depth counts as one
 MIN_PARALLAX_DEG = 3.0  # where depth does not say how far a point is
 DEPTH_DEVIATION_M = 0.02
 MAX_DEPTH_STEP = 0.05  # of the depth, around a keypoint: at an edge its depth is a guess
@@ -79,18 +78,6 @@ def triangulated_targets(found: dict[int, FramePoints]) -> Targets:
     return targets
 
 
-def to_landmarks(found: dict[int, FramePoints], frames: list[Frame], most: int, rng: np.random.Generator) -> Landmarks | None:
-    """A random choice of at most `most` of all triangulated keypoints; None where there are none."""
-    if not found:
-        return None
-    points = np.concatenate([p.points_M3 for p in found.values()])
-    views = np.concatenate([frames[i].map_from_camera[:3, 3] - p.points_M3 for i, p in found.items()])
-    words = np.concatenate([p.descriptors_MD for p in found.values()])
-    kept = np.sort(rng.permutation(len(points))[:most])
-    points_L3, views_L3, words_LD = (torch.from_numpy(array[kept]).float() for array in (points, views, words))
-    return Landmarks.compressed(points_L3, views_L3, words_LD)
-
-
 def choose_partners(index: int, poses_F44: np.ndarray) -> np.ndarray:
     """Views that look the same way from other places, from near to far: evenly spaced in the order of their distance."""
     cosine = poses_F44[:, :3, 2] @ poses_F44[index, :3, 2]
@@ -137,7 +124,7 @@ def triangulate(index: int, keypoints: list[Keypoints], poses_F44: np.ndarray, m
     found = ((points - centres[0]) @ pose[:3, :3])[:, 2]
     known = np.isfinite(depth)
     told = np.where(known, np.abs(found - np.nan_to_num(depth)) < 0.1 * found, parallax > MIN_PARALLAX_DEG)
-    keep = (good.sum(0) >= MIN_VIEWS) & told & (found > 0)
+    keep = (good.sum(0) + known >= MIN_VIEWS) & told & (found > 0)
     return FramePoints(own.pixels_M2[keep], found[keep], points[keep], own.descriptors_MD[keep])
 
 

@@ -52,6 +52,19 @@ def test_anywhere_needs_no_pose(scene) -> None:
     assert not none.any()
 
 
+def test_anywhere_doubts_what_two_places_look_like(scene) -> None:
+    """A twin of every landmark five metres off takes its weight, one in the same place takes none; a few twins share a block."""
+    whole, usable = scene['landmarks'], torch.ones(COUNT, dtype=torch.bool)
+    weights = []
+    for shift in (0.0, 5.0):
+        points = torch.cat([whole.points_L3, whole.points_L3 + shift])
+        mixed = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
+        twins = Landmarks(points[mixed], whole.views_L3.repeat(2, 1)[mixed], whole.descriptors_LC.repeat(2, 1)[mixed], whole.basis_DC)
+        weights.append(match_anywhere(twins, scene['words'], usable)[1])
+    alone = match_anywhere(whole, scene['words'], usable)[1]
+    assert weights[0].median() > 0.3 * alone.median() and (weights[1] < 1e-3).double().mean() > 0.8 and alone.median() > 0.5
+
+
 def test_the_map_file_keeps_descriptors_to_a_percent(scene) -> None:
     again = Landmarks.from_tensors(scene['landmarks'].tensors())
     assert again.descriptors_LC.shape == (COUNT, COMPRESSED)

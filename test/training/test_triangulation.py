@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from dsac_ros.data.synthetic import SensorOptions, SyntheticSource
 from dsac_ros.records import Frame
-from dsac_ros.training.triangulation import choose_partners, meet, to_landmarks, triangulate_frames, triangulated_targets
+from dsac_ros.training.triangulation import PARTNERS, choose_partners, meet, triangulate_frames, triangulated_targets
 
 
 @lru_cache(maxsize=1)
@@ -71,22 +71,6 @@ def test_targets_lie_on_the_ray_of_their_cell_near_the_surface() -> None:
     assert np.isnan(targets(index, distorted, np.array([[-500.0, -500.0]]))).all()
 
 
-def test_landmarks_are_a_choice_of_the_points() -> None:
-    frames = list(walk())[:10]
-    found = triangulate_frames(frames, True, time.monotonic() + 500, True)
-    everything = np.concatenate([p.points_M3 for p in found.values()])
-    few = to_landmarks(found, frames, 50, np.random.default_rng(0))
-    assert few.points_L3.shape == few.views_L3.shape == (50, 3) and few.descriptors_LC.shape[0] == 50
-    again = to_landmarks(triangulate_frames(frames, True, time.monotonic() + 500, True), frames, 50, np.random.default_rng(0))
-    np.testing.assert_array_equal(few.points_L3, again.points_L3)  # whichever thread was first
-    distance = np.linalg.norm(few.points_L3.numpy()[:, None] - everything[None], axis=2).min(1)
-    assert distance.max() < 1e-5
-    centres = np.stack([f.map_from_camera[:3, 3] for f in frames])
-    cameras = (few.points_L3 + few.views_L3).numpy()
-    assert np.linalg.norm(cameras[:, None] - centres[None], axis=2).min(1).max() < 1e-5
-    assert to_landmarks({}, frames, 50, np.random.default_rng(0)) is None
-
-
 def test_a_deadline_that_has_passed_and_blank_images_give_nothing() -> None:
     frames = list(walk())[:4]
     assert triangulate_frames(frames, False, time.monotonic() - 1, True) == {}
@@ -114,5 +98,5 @@ def test_partners_look_the_same_way_from_other_places() -> None:
     poses[5, 0, 3] = poses[0, 0, 3]
     partners = choose_partners(0, poses)
     assert 0 not in partners and 5 not in partners and partners.max() < 20
-    assert 3 <= len(partners) <= 8 and len(set(partners)) == len(partners)
+    assert 3 <= len(partners) <= PARTNERS and len(set(partners)) == len(partners)
     assert len(choose_partners(0, poses[:1])) == 0
