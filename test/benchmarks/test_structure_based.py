@@ -1,0 +1,40 @@
+"""The classical peer has to be a good one, or beating it says nothing: it finds views of a rendered room to a centimetre."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.structure_based import StructureMap, evaluate, full_size, mutual
+from dsac_ros.data.synthetic import SensorOptions, SyntheticSource
+from dsac_ros.evaluation.metrics import pose_error
+from dsac_ros.records import Frame
+
+pytest.importorskip('poselib')
+
+
+@pytest.fixture(scope='module')
+def walk() -> list[Frame]:
+    return list(SyntheticSource(1, 1, 16, 480, 360, 4.0, sensor=SensorOptions(0, 0, 0, 0), texels_per_metre=150.0, workers=1))
+
+
+def test_views_between_the_key_frames_are_found(walk: list[Frame]) -> None:
+    structure = StructureMap(walk[::2])
+    errors = [pose_error(structure.localize(frame), frame.map_from_camera) for frame in walk[1::4]]
+    assert max(metres for metres, _ in errors) < 0.01 and max(degrees for _, degrees in errors) < 0.3
+    assert structure.megabytes == pytest.approx(sum(len(k.points_M3) for k in structure.key_frames) * 140e-6 + 8 * 32 * 128 * 4e-6)
+    row = evaluate(structure.localize, walk[1::8])
+    assert '| 100.0 | 100.0 | 100.0 | 100.0 | 0 |' in row
+
+
+def test_nothing_in_view_is_no_answer(walk: list[Frame]) -> None:
+    structure = StructureMap(walk[::4])
+    blank = Frame(np.zeros_like(walk[0].image), walk[0].camera, 1)
+    assert structure.localize(blank) is None
+    assert evaluate(lambda _: None, walk[:2]).startswith('inf cm 180.00 deg | 0.0 | 0.0 | 0.0 | 0.0 | 0 |')
+
+
+def test_matches_are_mutual(walk: list[Frame]) -> None:
+    words = full_size(walk[0]).descriptors_MD
+    first, second = mutual(words, words[::-1])
+    assert len(first) > 0.8 * len(words) and (first == len(words) - 1 - second).all()
+    assert all(len(part) == 0 for part in mutual(words[:1], words))
