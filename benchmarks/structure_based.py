@@ -19,7 +19,7 @@ import numpy as np
 from scipy.cluster.vq import kmeans2
 
 from dsac_ros.data.opening import open_source
-from dsac_ros.errors import DsacError
+from dsac_ros.errors import DataError, DsacError
 from dsac_ros.evaluation.metrics import pose_error
 from dsac_ros.landmarks.keypoints import Effort, Keypoints, detect
 from dsac_ros.localizer import Localizer
@@ -137,11 +137,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         localizer = Localizer.from_map(options.map, 'cpu')
         start = time.perf_counter()
-        training = [frame for frame in open_source(options.source, options.train) if frame.map_from_camera is not None]
+        training = [frame for frame in open_source(options.source, options.train, require_poses=True)
+                    if frame.map_from_camera is not None and frame.depth is not None]
+        if not training:
+            raise DataError(f'{options.source}: no frame of {options.train} has depth, which lifts the keypoints')
         structure = StructureMap(training)
         seconds = time.perf_counter() - start
         size = sum(file.stat().st_size for file in options.map.rglob('*') if file.is_file()) / 1e6
-        made = localizer.bundle.training['seconds']
+        made = localizer.bundle.training.get('seconds', float('nan'))
         print(f'structure-based: {len(training)} key frames, {seconds:.0f} s, {structure.megabytes:.1f} MB; '
               f'our map: {made:.0f} s, {size:.1f} MB')
 
@@ -152,7 +155,8 @@ def main(arguments: list[str] | None = None) -> int:
         print('| split, localiser | median | within 5 cm 5 deg % | 2 cm 2 deg | 1 cm 1 deg | answered | false accepts | ms a query |\n'
               '|---|---|---|---|---|---|---|---|')
         for split in options.test:
-            frames = [frame for frame in open_source(options.source, split) if frame.map_from_camera is not None][:: options.every]
+            source = open_source(options.source, split, require_poses=True)
+            frames = [frame for frame in source if frame.map_from_camera is not None][:: options.every]
             localizer.warm_up(frames[0].camera, 'rgb')
             print(f'| {split}, ours | {evaluate(ours, frames)} |')
             print(f'| {split}, structure-based | {evaluate(structure.localize, frames)} |', flush=True)

@@ -91,12 +91,15 @@ def same_point(seen: Sightings) -> np.ndarray:
 
 
 def meeting_points(seen: Sightings, labels_S: np.ndarray) -> np.ndarray:
-    """(K, 3): where the rays of each label meet, by least squares with weights that fall off beyond OUTLIER_PX."""
+    """(K, 3): the mean of the sightings of each label, each trusted across its ray much more than along it.
+
+    Least squares, with weights that fall off where the mean is further than OUTLIER_PX from a ray. Across, too, a sighting counts with the
+    place that its own frame triangulated, to which up to 16 other views have contributed, and not with its pixel alone.
+    """
     distance_S = np.linalg.norm(seen.points_S3 - seen.centres_S3, axis=1)
     along_S33 = seen.rays_S3[:, :, None] * seen.rays_S3[:, None]
     information_S33 = (((np.eye(3) - along_S33) * (seen.focal_S / distance_S)[:, None, None] ** 2)
                        + along_S33 / (ALONG * distance_S)[:, None, None] ** 2)
-    # The camera is on the ray, the sighting is on it too: one right-hand side serves both terms.
     right_S3 = (information_S33 @ seen.points_S3[..., None])[..., 0]
     weights_S = np.ones(len(labels_S))
     for _ in range(ITERATIONS):

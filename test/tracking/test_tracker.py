@@ -102,6 +102,12 @@ def test_half_of_the_landmarks_of_the_last_search_have_to_be_found_again() -> No
     assert [guess.min_landmarks for guess in guesses[1:]] == [LANDMARKS / 2] * 3  # not of the tracked frame before, which would wear off
 
 
+def test_a_tracked_frame_needs_landmarks_enough_for_itself() -> None:
+    """However few the search had: no cell is asked."""
+    guesses = run(Tracker(Scribe(), TrackingOptions(keep_share=0.1, min_landmarks=30.0)), *(frame(0.1 * i) for i in range(3)))
+    assert [guess.min_landmarks for guess in guesses[1:]] == [30.0] * 2
+
+
 def test_a_refused_frame_is_not_built_upon() -> None:
     tracker = Tracker(Scribe())
     run(tracker, frame(0.0, moved(0.0)), frame(0.1, moved(0.1)))
