@@ -19,8 +19,8 @@ from dsac_ros.ransac.sampling import uniform_draws
 
 DEFAULT_HYPOTHESES = (256,)
 MODALITIES = {'rgb': '{}', 'rgb+w': '{} guided', 'rgbd': '{} RGB-D'}
-ROUNDS = EstimatorOptions(rounds=16, early_out=True)
-MOST = 4096  # sets in all rounds
+ROUNDS = EstimatorOptions(rounds=8, early_out=True)
+MOST = 32768  # sets in all rounds, 256 in the first
 
 
 def ours(hypotheses: Sequence[int] = DEFAULT_HYPOTHESES, device: str = 'cpu', compiled: bool = False) -> list[Estimator]:

@@ -131,7 +131,8 @@ class EstimatorOptions(Options):
     depth_noise_floor: float = option(0.005, 'noise of measured depth at z = 0', unit='m', low=1e-4, high=1.0)
     inlier_sigmas: float = option(2.0, 'residual at which a correspondence is as likely an inlier as not, in standard deviations', low=0.5,
                                   high=20.0)
-    rounds: int = option(1, 'parts that the sets are drawn in, each half near what the best hypothesis so far agrees with', low=1, high=64)
+    rounds: int = option(1, 'parts that the sets are drawn in, each as large as all before it and half near what the best hypothesis so '
+                         'far agrees with', low=1, high=16)
     early_out: bool = option(False, 'leave further rounds out when the pose is found for sure; waits for the device after each round')
     refined: int = option(8, 'hypotheses that are refined; the best is chosen afterwards', low=1, high=256)
     refine_steps: int = option(5, 'iterations of expectation maximisation with Gauss-Newton', low=1, high=100)

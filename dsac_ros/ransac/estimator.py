@@ -98,18 +98,20 @@ def estimate(problem: Correspondences, weights_BN: Tensor, draws_BK3: Tensor, op
     guided_BN = probabilities_BN = mixed(drawn_by_BN, options.uniform_share)
     extra = [poses for poses in (starts_BS44, None if prior is None else prior.mean_B44[:, None]) if poses is not None]
     candidates = entropy_B = None
-    for number, draws in enumerate(draws_BK3.chunk(options.rounds, 1)):
+    rounds = in_rounds(draws_BK3, options.rounds)
+    for number, draws in enumerate(rounds):
         poses_BK44, valid_BK = generate(problem, probabilities_BN, draws)
         if extra and number == 0:
             poses_BK44 = torch.cat([poses_BK44, *extra], 1)
             valid_BK = torch.cat([valid_BK, *(torch.ones_like(poses[..., 0, 0], dtype=torch.bool) for poses in extra)], 1)
         found, entropy_B = shortlist(problem, poses_BK44, valid_BK, kernel, prior)
         candidates = worth_refining(problem, found if candidates is None else candidates.joined(found), options)
-        if number + 1 == options.rounds:
+        if number + 1 == len(rounds):
             break
         inlier_BN = probable_inliers(problem, candidates, kernel)
         # Sets drawn near a hypothesis agree with it, right or wrong: only the others tell what may have been missed.
-        if options.early_out and found_for_sure(guided_BN, inlier_BN, draws.shape[1] * (1 + number * (1 - NEAR_SHARE))):
+        near = sum(NEAR_SHARE * drawn.shape[1] for drawn in rounds[1:number + 1])
+        if options.early_out and found_for_sure(guided_BN, inlier_BN, sum(drawn.shape[1] for drawn in rounds[:number + 1]) - near):
             break
         # Half of the next sets come from what agrees with the best hypothesis so far, which has rarely all of the inliers.
         near_BN = drawn_by_BN * inlier_BN
@@ -118,6 +120,12 @@ def estimate(problem: Correspondences, weights_BN: Tensor, draws_BK3: Tensor, op
     # Where the noise is found, the one that suits a hypothesis best is wide enough already.
     widening = 1.0 if free_scale else options.refine_widening
     return refine_and_choose(problem, candidates, options, kernel, widening, prior, entropy_B)
+
+
+def in_rounds(draws_BK3: Tensor, rounds: int) -> list[Tensor]:
+    """The draws in parts, each as large as all before it: an easy frame stops early, and a hard one is not held up by many rounds."""
+    ends = sorted({max(1, draws_BK3.shape[1] >> left) for left in range(rounds)})
+    return list(draws_BK3.tensor_split(ends[:-1], 1))
 
 
 def probable_inliers(problem: Correspondences, candidates: Candidates, kernel: Kernel) -> Tensor:

@@ -385,12 +385,19 @@ def test_rounds_are_left_out_when_the_pose_is_found_for_sure(kind: str) -> None:
     """Then the answer is that of the draws so far, to the bit; with outliers alone all rounds are drawn."""
     problem, _ = many([1, 2], kind, outliers=0.05, noise=0.005, scale=0.02, **NOISY)
     draws, weights = uniform_draws([1, 2], 256), torch.ones_like(problem.scales_BN)
-    in_rounds = replace(OPTIONS, rounds=4)
-    left_out = estimate(problem, weights, draws, replace(in_rounds, early_out=True))
-    after = [estimate(problem, weights, draws[:, :64 * rounds], replace(OPTIONS, rounds=rounds)) for rounds in (1, 2, 3, 4)]
+    four = replace(OPTIONS, rounds=4)
+    left_out = estimate(problem, weights, draws, replace(four, early_out=True))
+    after = [estimate(problem, weights, draws[:, :32 << more], replace(OPTIONS, rounds=1 + more)) for more in range(4)]
     assert [same(left_out, solution) == NAMES for solution in after].index(True) < 3
     hard, _ = many([1, 2], kind, outliers=1.0)
-    assert same(*(estimate(hard, weights, draws, replace(in_rounds, early_out=early)) for early in (False, True))) == NAMES
+    assert same(*(estimate(hard, weights, draws, replace(four, early_out=early)) for early in (False, True))) == NAMES
+
+
+@pytest.mark.parametrize(('sets', 'rounds', 'sizes'), [(256, 1, [256]), (256, 4, [32, 32, 64, 128]), (9, 3, [2, 2, 5]), (2, 4, [1, 1])])
+def test_each_round_is_as_large_as_all_before_it(sets: int, rounds: int, sizes: list[int]) -> None:
+    draws = uniform_draws([0], sets)
+    parts = estimator.in_rounds(draws, rounds)
+    assert [part.shape[1] for part in parts] == sizes and torch.equal(torch.cat(parts, 1), draws)
 
 
 def test_found_for_sure_is_the_probability_that_no_set_was_clean() -> None:
@@ -578,7 +585,7 @@ def test_modes_of_equal_score_have_the_spread_of_both() -> None:
 
 @pytest.mark.parametrize('kind', scenes.KINDS)
 def test_entropy_is_between_nothing_and_that_of_equal_hypotheses(kind: str) -> None:
-    roots = estimator.ROOTS * 64 if kind == 'rgb' else estimator.ROOTS * 22 + 42  # with depth every third set is of rays, the others have one root
+    roots = estimator.ROOTS * 64 if kind == 'rgb' else estimator.ROOTS * 22 + 42  # with depth two thirds of the sets have one root
     problem, _ = many(range(6), kind, outliers=0.5, noise=0.02, **NOISY)
     entropy = solve(problem, range(6), sets=64).entropy_B
     most = np.log2(roots)
