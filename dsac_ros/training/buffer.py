@@ -5,7 +5,6 @@ re-implemented from the idea).
 """
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Callable
 
@@ -17,8 +16,10 @@ from dsac_ros.geometry.camera import cell_centres, normalised
 from dsac_ros.networks.encoder import STRIDE, Encoder, image_to_tensor, input_size
 from dsac_ros.records import Frame
 from dsac_ros.training.augmentation import augmented_view, clean_view
+from dsac_ros.training.budget import Budget
 
 MIN_VIEWS = 20  # however little time there is
+MEASURING_SHARE = 0.05  # of it, to find out how long encoding takes
 
 
 @dataclass
@@ -50,26 +51,27 @@ def depth_targets(index: int, frame: Frame, pixels: np.ndarray) -> np.ndarray:
     return np.where(z[:, None] > 0, scene, np.nan)
 
 
-def usable_views(frames: list[Frame], encoder: Encoder, device: torch.device, seconds: float, augmented: int) -> tuple[list[Frame], int]:
-    """As many frames, and augmented views of each, as can be encoded in the time: all frames first, then their augmentations."""
+def usable_views(frames: list[Frame], encoder: Encoder, device: torch.device, budget: Budget, augmented: int) -> tuple[list[Frame], int]:
+    """As many frames, and augmented views of each, as can be encoded in the budget: all frames first, then their augmentations."""
     image = frames[0].image
     width, height = input_size(image.shape[1], image.shape[0])
     blank = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
     with torch.inference_mode():
         encoder(blank)
-        start = time.perf_counter()
-        for _ in range(5):
+        timer, count = budget.part(MEASURING_SHARE * budget.seconds), 0
+        while not count or (count < 5 and not timer.over()):
             encoder(blank).sum().item()
-        one = 1.5 * (time.perf_counter() - start) / 5  # cutting views and picking cells costs some, too
-    views = max(MIN_VIEWS, int(seconds / one))
+            count += 1
+        one = 1.5 * timer.spent() / count  # cutting views and picking cells costs some, too
+    views = max(MIN_VIEWS, int(budget.seconds / one))
     augmented = min(augmented, max(0, views // len(frames) - 1))
     keep = max(1, -(-len(frames) * (1 + augmented) // views))
     return frames[::keep], augmented
 
 
 def fill(frames: list[Frame], encoder: Encoder, targets: Targets, need_target: bool, capacity: int,
-         augmented: int, rng: np.random.Generator, device: torch.device, progress: Callable[[], object]) -> Buffer:
-    """Encode every frame once as it is and `augmented` times augmented; keep an equal share of the cells of each view.
+         augmented: int, rng: np.random.Generator, device: torch.device, budget: Budget, progress: Callable[[], object]) -> Buffer:
+    """Encode every frame once as it is and, while the budget lasts, `augmented` times augmented; keep as many cells of each view.
 
     Args:
         targets: called with the index of a frame in `frames`.
@@ -77,10 +79,13 @@ def fill(frames: list[Frame], encoder: Encoder, targets: Targets, need_target: b
     """
     per_view = max(1, capacity // (len(frames) * (1 + augmented)))
     features, scene, rays, owners = [], [], [], []
-    for index, frame in enumerate(frames):
-        width, height = input_size(frame.camera.width, frame.camera.height)
-        cells = cell_centres(width, height, STRIDE)
-        for view_index in range(1 + augmented):
+    for view_index in range(1 + augmented):
+        for index in rng.permutation(len(frames)):
+            if view_index and budget.over():
+                break
+            frame = frames[index]
+            width, height = input_size(frame.camera.width, frame.camera.height)
+            cells = cell_centres(width, height, STRIDE)
             view = (augmented_view(frame.image, width, height, cells, frame.camera.fx, rng) if view_index
                     else clean_view(frame.image, width, height, cells))
             pixels = view.source_px.reshape(-1, 2)
@@ -92,7 +97,7 @@ def fill(frames: list[Frame], encoder: Encoder, targets: Targets, need_target: b
             scene.append(points[chosen])
             rays.append(normalised(frame.camera, pixels[chosen]))
             owners.append(np.full(len(chosen), index))
-        progress()
+            progress()
     camera = frames[0].camera
     focal = camera.resized(*input_size(camera.width, camera.height)).fx
     poses = np.stack([np.linalg.inv(frame.map_from_camera) for frame in frames])

@@ -1,8 +1,6 @@
 """How far the inverse Hessian understates the error of a finished map: measured on frames that the head never saw."""
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
@@ -14,6 +12,7 @@ from dsac_ros.localizer import Localizer
 from dsac_ros.maps.bundle import COVARIANCE_KEYS, ExpertEntry, MapBundle
 from dsac_ros.networks.expert import Expert
 from dsac_ros.records import Frame
+from dsac_ros.training.budget import Budget
 
 FALLBACK_FACTOR = 100.0  # where no frame could be held out: neighbouring cells share most of their receptive field
 QUANTILES = (0.5, 0.9)
@@ -22,11 +21,11 @@ MIN_FACTOR, MAX_FACTOR = 1e-6, 1e8
 
 
 def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], frame_id: str, centre: list[float], extent: list[float],
-              device: torch.device, with_depth: bool, deadline: float) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+              device: torch.device, with_depth: bool, budget: Budget) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Factors on the covariance by what the pose comes from (rgb, rgbd, landmarks), and the errors of the map, on held-out frames.
 
     The factor is the larger of what the median and what the 90 % quantile of the squared Mahalanobis error ask for (chi-square, six
-    degrees of freedom), so that neither the bulk nor the tail is understated. After `deadline` (time.monotonic()) MIN_FRAMES have to do.
+    degrees of freedom), so that neither the bulk nor the tail is understated. Once the budget is over MIN_FRAMES have to do.
     """
     factors, errors = dict.fromkeys(COVARIANCE_KEYS, FALLBACK_FACTOR), {}
     bundle = MapBundle(frame_id, ExpertEntry('room', '', '', centre, extent), expert, landmarks, dict.fromkeys(COVARIANCE_KEYS, 1.0))
@@ -37,7 +36,7 @@ def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], 
         localizer = Localizer(bundle, str(device), EstimatorOptions(landmarks=by_landmarks))
         squares, metres, degrees = [], [], []
         for frame in frames:
-            if time.monotonic() > deadline and len(squares) >= MIN_FRAMES:
+            if budget.over() and len(squares) >= MIN_FRAMES:
                 break
             estimate = localizer.localize(frame, modality)
             if by_landmarks and not estimate.landmarks:

@@ -1,8 +1,7 @@
-"""Training of one head on a buffer, until a point in time."""
+"""Training of one head on a buffer, for a stretch of time."""
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Callable
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from dsac_ros.config import MappingOptions
 from dsac_ros.networks.expert import CLUSTERS, Expert
 from dsac_ros.progress import progress_bar
+from dsac_ros.training.budget import Budget
 from dsac_ros.training.buffer import Buffer
 from dsac_ros.training.losses import coordinate_loss, reprojection_loss
 
@@ -29,11 +29,8 @@ class Head:
     interrupted: bool
 
 
-def train_head(buffer: Buffer, options: MappingOptions, until: float, stopped: Callable[[], bool], quiet: bool = False) -> Head:
-    """AdamW with one cycle of the learning rate over the time that is left (time.monotonic() to `until`), or over options.steps.
-
-    Raises nothing for a deadline that has passed: one round of the schedule's minimum is done, so that there is always a head.
-    """
+def train_head(buffer: Buffer, options: MappingOptions, budget: Budget, stopped: Callable[[], bool], quiet: bool = False) -> Head:
+    """AdamW with one cycle of the learning rate over the budget, or over options.steps."""
     generator = torch.Generator().manual_seed(options.seed)
     torch.manual_seed(options.seed)
     expert = new_expert(buffer, options.width).to(buffer.features_SC.device)
@@ -41,12 +38,10 @@ def train_head(buffer: Buffer, options: MappingOptions, until: float, stopped: C
     samples, batch = len(buffer.features_SC), min(options.batch, len(buffer.features_SC))
     order, at, step, errors = torch.randperm(samples, generator=generator), 0, 0, []
     most = options.steps or ENOUGH_EPOCHS * max(1, samples // batch)
-    begin = time.monotonic()
-    until = max(until, begin + 1.0) if not options.steps else math.inf
     layout = '{l_bar}{bar}| {elapsed}<{remaining}{postfix}'
     with progress_bar('train', 100, quiet, bar_format=layout) as progress:
         while not stopped():
-            done = max(step / most, (time.monotonic() - begin) / (until - begin))
+            done = step / most if options.steps else max(step / most, budget.share())
             if done >= 1:
                 break
             for group in optimiser.param_groups:

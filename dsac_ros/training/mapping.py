@@ -27,6 +27,7 @@ from dsac_ros.maps.bundle import MapBundle, check_place, save_map
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.progress import progress_bar
 from dsac_ros.records import Frame
+from dsac_ros.training.budget import Budget, Clock
 from dsac_ros.training.buffer import Buffer, Targets, depth_targets, fill, usable_views
 from dsac_ros.training.calibration import calibrate
 from dsac_ros.training.head import Head, train_head
@@ -36,45 +37,49 @@ from dsac_ros.training.triangulation import triangulate_frames, triangulated_tar
 HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
 MIN_FRAMES = 10
 TRIANGULATION_SHARE = 0.35  # of the time, at the most
+MIN_TRAINING_S = 1.0  # however late it is
 
 
 def map_source(source: FrameSource, out: str | Path, options: MappingOptions = MappingOptions(), device: str = 'auto',
-               name: str = 'room', overwrite: bool = False, quiet: bool = False) -> MapBundle:
+               name: str = 'room', overwrite: bool = False, quiet: bool = False, clock: Clock = time.monotonic) -> MapBundle:
     """Make a map of what the source shows and write it to the bundle `out`.
 
-    SIGINT while the head trains ends the training and keeps the best map so far; before that there is nothing to keep.
+    options.minutes are those of `clock`. SIGINT while the head trains ends the training and keeps the best map so far; before that there
+    is nothing to keep.
     Raises DataError where frames, poses or depth are missing or inconsistent, MapError where `out` cannot be written.
     """
     out = Path(out)
     check_place(out, overwrite)
-    start = time.monotonic()
-    deadline = start + 60 * options.minutes
+    budget = Budget(60 * options.minutes, clock)
     where = resolve_device(device)
     training, held_out, left_out = read_frames(source, options)
     check_consistency(training[:: max(1, len(training) // 24)], name=str(getattr(source, 'path', 'the data')))
     encoder = shared_encoder(str(where))
     rng = np.random.default_rng(options.seed)
-    frames, augmented = usable_views(training, encoder, where, (deadline - time.monotonic()) * options.encoding_share, options.augmented)
+    encoding_seconds = options.encoding_share * budget.left()
+    frames, augmented = usable_views(training, encoder, where, budget.part(encoding_seconds), options.augmented)
     targets: Targets = depth_targets
     landmarks = None
     if options.landmarks or options.rgb_only:
-        found = triangulate_frames(frames, not options.rgb_only, start + 60 * options.minutes * TRIANGULATION_SHARE, quiet)
+        triangulation = budget.part(TRIANGULATION_SHARE * budget.seconds - budget.spent())
+        found = triangulate_frames(frames, not options.rgb_only, triangulation, quiet)
         found, landmarks = merge(found, frames, options.landmarks, rng)
         targets = triangulated_targets(found) if options.rgb_only else depth_targets
-    with progress_bar('encode', len(frames), quiet) as progress:
-        buffer = fill(frames, encoder, targets, not options.rgb_only, options.capacity, augmented, rng, where, progress.update)
+    with progress_bar('encode', len(frames) * (1 + augmented), quiet) as progress:
+        buffer = fill(frames, encoder, targets, not options.rgb_only, options.capacity, augmented, rng, where,
+                      budget.part(encoding_seconds), progress.update)
     points = known_points(buffer)
     # Calibration localises the held-out frames with the finished head; a tenth of a second each on a slow core.
-    train_until = deadline - 0.5 * len(held_out) - 2
+    training_seconds = max(MIN_TRAINING_S, budget.left() - 0.5 * len(held_out) - 2)
     # Up to the end, so that a SIGINT during the calibration does not cost the finished head.
     with stop_on_interrupt() as stopped:
-        head = train_head(buffer, options, train_until, stopped, quiet)
+        head = train_head(buffer, options, Budget(training_seconds, clock), stopped, quiet)
         low, high = np.quantile(points, [0.01, 0.99], axis=0)
         centre, extent = ((low + high) / 2).tolist(), (high - low).tolist()
         factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only,
-                                    time.monotonic() if stopped() else deadline)
+                                    budget.part(0.0) if stopped() else budget)
         counts = {'frames': len(frames), 'frames_given': len(training), 'held_out_frames': len(held_out)}
-        record = describe(options, head, buffer, landmarks, left_out, errors, counts, time.monotonic() - start, where)
+        record = describe(options, head, buffer, landmarks, left_out, errors, counts, budget.spent(), where)
         return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite)
 
 

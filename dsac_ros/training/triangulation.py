@@ -6,7 +6,6 @@ how far things are, a few hundred triangulated points a frame can tell it.
 from __future__ import annotations
 
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from dsac_ros.geometry.camera import normalised
 from dsac_ros.landmarks.keypoints import MAPPING, Keypoints, detect
 from dsac_ros.progress import progress_bar
 from dsac_ros.records import Frame
+from dsac_ros.training.budget import Budget
 from dsac_ros.training.buffer import Targets
 
 PARTNERS = 16
@@ -41,13 +41,13 @@ class FramePoints:
     descriptors_MD: np.ndarray
 
 
-def triangulate_frames(frames: list[Frame], use_depth: bool, deadline: float, quiet: bool = False) -> dict[int, FramePoints]:
-    """Triangulate the keypoints of all frames, in random order as far as `deadline` (time.monotonic()) allows."""
+def triangulate_frames(frames: list[Frame], use_depth: bool, budget: Budget, quiet: bool = False) -> dict[int, FramePoints]:
+    """Triangulate the keypoints of all frames, in random order as far as the budget allows."""
     poses = np.stack([frame.map_from_camera for frame in frames])
     found: dict[int, FramePoints] = {}
 
     def solve(index: int) -> None:
-        if time.monotonic() < deadline:
+        if not budget.over():
             points = triangulate(index, keypoints, poses, frames[index] if use_depth else None, frames[index].camera.fx)
             if len(points.pixels_M2):
                 found[index] = points

@@ -1,7 +1,6 @@
 """The oracle starts at the truth and finds it; images of nowhere are refused; what a map lacks is said."""
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from dsac_ros.maps.bundle import COVARIANCE_KEYS, save_map
 from dsac_ros.networks.encoder import CHANNELS
 from dsac_ros.networks.expert import Expert
 from dsac_ros.records import Frame
+from dsac_ros.training.budget import Budget
 from dsac_ros.training.merging import merge
 from dsac_ros.training.triangulation import triangulate_frames
 
@@ -29,7 +29,7 @@ def saved(path: Path, frames: list[Frame] | None) -> Path:
     torch.manual_seed(0)
     landmarks = None
     if frames:
-        landmarks = merge(triangulate_frames(frames, True, time.monotonic() + 500, True), frames, 30_000, np.random.default_rng(0))[1]
+        landmarks = merge(triangulate_frames(frames, True, Budget(500), True), frames, 30_000, np.random.default_rng(0))[1]
     save_map(path, 'map', 'room', Expert(CHANNELS), landmarks, dict.fromkeys(COVARIANCE_KEYS, 1.0), [0.0] * 3, [20.0] * 3, {})
     return path
 

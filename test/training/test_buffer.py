@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from dsac_ros.networks.encoder import CHANNELS, input_size, shared_encoder
 from dsac_ros.records import Frame
+from dsac_ros.training.budget import Budget
 from dsac_ros.training.buffer import choose_cells, depth_targets, fill, usable_views
 
 
@@ -72,8 +74,8 @@ def test_fill_keeps_feature_target_ray_and_owner_of_a_cell_together(frames: tupl
     """Every sample projects to its ray through the pose of its frame, and the clean features are those of the encoder."""
     encoder, done = shared_encoder('cpu'), []
     rng = np.random.default_rng(0)
-    buffer = fill(list(frames), encoder, depth_targets, True, 2400, 1, rng, torch.device('cpu'), lambda: done.append(1))
-    assert len(done) == len(frames) == 4 and 1000 < len(buffer.features_SC) <= 2400
+    buffer = fill(list(frames), encoder, depth_targets, True, 2400, 1, rng, torch.device('cpu'), Budget(500), lambda: done.append(1))
+    assert len(done) == 2 * len(frames) == 8 and 1000 < len(buffer.features_SC) <= 2400
     assert buffer.features_SC.shape[1] == CHANNELS and buffer.features_SC.dtype == torch.float16
     width, height = input_size(320, 240)
     assert buffer.focal_px == pytest.approx(frames[0].camera.fx * width / 320)
@@ -100,14 +102,23 @@ def test_frames_without_a_known_cell_behind_a_distorted_camera(frames: tuple[Fra
     camera = replace(frames[0].camera, distortion_model='plumb_bob', distortion=(0.1, 0.0, 0.0, 0.0))
     empty = replace(frames[0], camera=camera, depth=np.zeros_like(frames[0].depth))
     buffer = fill([replace(frames[0], camera=camera), empty], shared_encoder('cpu'), depth_targets, True, 1000, 0, np.random.default_rng(0),
-                  torch.device('cpu'), lambda: None)
+                  torch.device('cpu'), Budget(500), lambda: None)
     assert set(buffer.frames_S.tolist()) == {0}
+
+
+def test_augmented_views_end_with_the_budget_and_every_frame_is_there(frames: tuple[Frame, ...]) -> None:
+    """On a clock that ticks when it is read: once at the beginning, then before every augmented view."""
+    for seconds, views in ((0, 4), (3, 4 + 2), (1000, 12)):
+        ticks, done = count(), []
+        buffer = fill(list(frames), shared_encoder('cpu'), depth_targets, True, 1200, 2, np.random.default_rng(0), torch.device('cpu'),
+                      Budget(seconds, lambda ticks=ticks: next(ticks)), lambda done=done: done.append(1))
+        assert len(done) == views and set(buffer.frames_S.tolist()) == {0, 1, 2, 3} and len(buffer.features_SC) == 100 * views
 
 
 def test_usable_views_fit_the_time(frames: tuple[Frame, ...]) -> None:
     many = list(frames) * 50
     encoder, cpu = shared_encoder('cpu'), torch.device('cpu')
-    kept, augmented = usable_views(many, encoder, cpu, 1e6, 2)
+    kept, augmented = usable_views(many, encoder, cpu, Budget(1e6), 2)
     assert len(kept) == len(many) and augmented == 2
-    kept, augmented = usable_views(many, encoder, cpu, 0.0, 2)
+    kept, augmented = usable_views(many, encoder, cpu, Budget(0), 2)
     assert 10 <= len(kept) <= 20 and augmented == 0

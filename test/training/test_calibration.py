@@ -13,6 +13,7 @@ from scipy.stats import chi2
 
 from dsac_ros.maps.bundle import COVARIANCE_KEYS
 from dsac_ros.training import calibration
+from dsac_ros.training.budget import Budget
 from dsac_ros.training.calibration import FALLBACK_FACTOR, calibrate, pose_error
 
 
@@ -29,7 +30,7 @@ def test_pose_error_is_about_the_axes_of_the_map() -> None:
 
 
 def calibrated(monkeypatch: pytest.MonkeyPatch, count: int, understated: float, with_depth: bool = True, landmarks: Any = None,
-               deadline: float = math.inf) -> Any:
+               budget: Budget = Budget(math.inf)) -> Any:
     """A localizer whose errors have `understated` times the covariance that it states."""
     rng = np.random.default_rng(1)
     stated = np.diag([1e-4, 4e-4, 1e-4, 1e-6, 1e-6, 9e-6])
@@ -46,7 +47,7 @@ def calibrated(monkeypatch: pytest.MonkeyPatch, count: int, understated: float, 
 
     monkeypatch.setattr(calibration, 'Localizer', Noisy)
     frames = [SimpleNamespace(depth=np.ones((2, 2)), map_from_camera=np.eye(4)) for _ in range(count)]
-    return calibrate(None, landmarks, frames, 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), with_depth, deadline)
+    return calibrate(None, landmarks, frames, 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), with_depth, budget)
 
 
 @pytest.mark.parametrize('understated', [1.0, 25.0])
@@ -78,7 +79,7 @@ def test_a_heavy_tail_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(calibration, 'Localizer', Tailed)
     frames = [SimpleNamespace(depth=np.ones((2, 2)), map_from_camera=np.eye(4)) for _ in range(200)]
-    factors, _ = calibrate(None, None, frames, 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), False, math.inf)
+    factors, _ = calibrate(None, None, frames, 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), False, Budget(math.inf))
     assert factors['rgb'] > 300
 
 
@@ -92,6 +93,6 @@ def test_without_depth_only_rgb_is_measured(monkeypatch: pytest.MonkeyPatch) -> 
     assert set(errors) == {'rgb'} and factors['rgbd'] == FALLBACK_FACTOR and factors['rgb'] != FALLBACK_FACTOR
 
 
-def test_a_deadline_that_has_passed_leaves_just_enough_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, errors = calibrated(monkeypatch, 50, 1.0, deadline=-math.inf)
+def test_a_budget_that_is_over_leaves_just_enough_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, errors = calibrated(monkeypatch, 50, 1.0, budget=Budget(0))
     assert errors['rgb']['frames'] == errors['rgbd']['frames'] == calibration.MIN_FRAMES

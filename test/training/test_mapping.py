@@ -17,7 +17,7 @@ from dsac_ros.errors import ConfigError, DataError, MapError
 from dsac_ros.localizer import Localizer
 from dsac_ros.maps.bundle import load_map
 from dsac_ros.records import Frame
-from dsac_ros.training import mapping
+from dsac_ros.training import calibration, mapping
 from dsac_ros.training.mapping import map_source, read_frames, stop_on_interrupt
 
 QUICK = MappingOptions(**{**rooms.TINY, 'steps': 20})
@@ -67,6 +67,29 @@ def test_the_same_seed_gives_the_same_map(tmp_path: Path) -> None:
         map_source(rooms.ListSource(few), tmp_path / name, options, 'cpu', quiet=True)
     files = [(tmp_path / name / 'experts' / 'room.safetensors').read_bytes() for name in ('a', 'b')]
     assert files[0] == files[1]
+
+
+def test_minutes_are_those_of_the_clock(tmp_path: Path) -> None:
+    """A clock that hardly moves until training and then by a second when it is read: 300 s, less what calibration may take."""
+    now, tick, original = 0.0, 1e-6, mapping.train_head
+
+    def clock() -> float:
+        nonlocal now
+        now += tick
+        return now
+
+    def train(*arguments: object, **named: object) -> object:
+        nonlocal tick
+        tick = 1.0
+        return original(*arguments, **named)
+
+    options = MappingOptions(**{**rooms.TINY, 'steps': 0, 'minutes': 5.0, 'landmarks': 0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapping, 'train_head', train)
+        record = map_source(rooms.ListSource(frames(14)), tmp_path / 'm.dsacmap', options, 'cpu', quiet=True, clock=clock).training
+    reserve = 0.5 * record['held_out_frames'] + 2
+    assert 300 - reserve - 2 <= record['steps'] <= 300 - reserve
+    assert 300 - reserve <= record['seconds'] <= 300 + 3 * calibration.MIN_FRAMES
 
 
 def test_interrupt_keeps_the_map(tmp_path: Path) -> None:

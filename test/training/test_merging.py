@@ -1,7 +1,6 @@
 """Sightings of known points come together again, in better places than each by itself; what is apart or looks different stays apart."""
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import lru_cache
 
@@ -11,6 +10,7 @@ import pytest
 from dsac_ros.data.synthetic import SensorOptions, SyntheticSource
 from dsac_ros.landmarks.keypoints import DIMENSIONS
 from dsac_ros.records import Camera, Frame
+from dsac_ros.training.budget import Budget
 from dsac_ros.training.merging import meeting_points, merge, same_look, same_point, sightings, sums
 from dsac_ros.training.triangulation import FramePoints, triangulate_frames
 
@@ -151,7 +151,7 @@ def walk() -> tuple[Frame, ...]:
 @pytest.mark.parametrize('use_depth', [True, False])
 def test_in_a_rendered_room_merged_points_lie_nearer_to_the_surfaces(use_depth: bool) -> None:
     frames = list(walk())
-    found = triangulate_frames(frames, use_depth, time.monotonic() + 500, True)
+    found = triangulate_frames(frames, use_depth, Budget(500), True)
     moved, landmarks = merge(found, frames, 30_000, np.random.default_rng(0))
 
     def off(points: dict[int, FramePoints]) -> np.ndarray:
@@ -167,5 +167,5 @@ def test_in_a_rendered_room_merged_points_lie_nearer_to_the_surfaces(use_depth: 
         assert after < 2e-3
     else:  # sixteen of the other 23 views were partners already
         assert after < before < 0.01, (before, after)
-    again = merge(triangulate_frames(frames, use_depth, time.monotonic() + 500, True), frames, 30_000, np.random.default_rng(0))[1]
+    again = merge(triangulate_frames(frames, use_depth, Budget(500), True), frames, 30_000, np.random.default_rng(0))[1]
     np.testing.assert_array_equal(landmarks.points_L3, again.points_L3)  # whichever thread was first
