@@ -16,6 +16,7 @@ from dsac_ros.training.buffer import Buffer
 from dsac_ros.training.losses import coordinate_loss, reprojection_loss
 
 WARM_UP = 0.1  # share of the time in which the learning rate rises
+MIN_SECONDS = 1.0  # however late it is
 ENOUGH_EPOCHS = 200  # a small buffer is learnt long before the time is up
 
 
@@ -30,7 +31,7 @@ class Head:
 
 
 def train_head(buffer: Buffer, options: MappingOptions, budget: Budget, stopped: Callable[[], bool], quiet: bool = False) -> Head:
-    """AdamW with one cycle of the learning rate over the budget, or over options.steps."""
+    """AdamW with one cycle of the learning rate over the budget or MIN_SECONDS, or over options.steps: there is always a head."""
     generator = torch.Generator().manual_seed(options.seed)
     torch.manual_seed(options.seed)
     expert = new_expert(buffer, options.width).to(buffer.features_SC.device)
@@ -38,10 +39,11 @@ def train_head(buffer: Buffer, options: MappingOptions, budget: Budget, stopped:
     samples, batch = len(buffer.features_SC), min(options.batch, len(buffer.features_SC))
     order, at, step, errors = torch.randperm(samples, generator=generator), 0, 0, []
     most = options.steps or ENOUGH_EPOCHS * max(1, samples // batch)
+    schedule = Budget(max(MIN_SECONDS, budget.left()), budget.clock)
     layout = '{l_bar}{bar}| {elapsed}<{remaining}{postfix}'
     with progress_bar('train', 100, quiet, bar_format=layout) as progress:
         while not stopped():
-            done = step / most if options.steps else max(step / most, budget.share())
+            done = step / most if options.steps else max(step / most, schedule.share())
             if done >= 1:
                 break
             for group in optimiser.param_groups:

@@ -37,7 +37,6 @@ from dsac_ros.training.triangulation import triangulate_frames, triangulated_tar
 HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
 MIN_FRAMES = 10
 TRIANGULATION_SHARE = 0.35  # of the time, at the most
-MIN_TRAINING_S = 1.0  # however late it is
 
 
 def map_source(source: FrameSource, out: str | Path, options: MappingOptions = MappingOptions(), device: str = 'auto',
@@ -70,10 +69,10 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
                       budget.part(encoding_seconds), progress.update)
     points = known_points(buffer)
     # Calibration localises the held-out frames with the finished head; a tenth of a second each on a slow core.
-    training_seconds = max(MIN_TRAINING_S, budget.left() - 0.5 * len(held_out) - 2)
+    training_seconds = budget.left() - 0.5 * len(held_out) - 2
     # Up to the end, so that a SIGINT during the calibration does not cost the finished head.
     with stop_on_interrupt() as stopped:
-        head = train_head(buffer, options, Budget(training_seconds, clock), stopped, quiet)
+        head = train_head(buffer, options, budget.part(training_seconds), stopped, quiet)
         low, high = np.quantile(points, [0.01, 0.99], axis=0)
         centre, extent = ((low + high) / 2).tolist(), (high - low).tolist()
         factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only,
