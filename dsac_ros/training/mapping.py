@@ -22,7 +22,7 @@ from dsac_ros.data.checks import check_consistency
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DataError
 from dsac_ros.landmarks.landmarks import Landmarks
-from dsac_ros.localizer import resolve_device
+from dsac_ros.localizer import Stopwatch, resolve_device
 from dsac_ros.maps.bundle import MapBundle, check_place, save_map
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.progress import progress_bar
@@ -49,12 +49,13 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     """
     out = Path(out)
     check_place(out, overwrite)
-    budget = Budget(60 * options.minutes, clock)
+    budget, watch = Budget(60 * options.minutes, clock), Stopwatch()
     where = resolve_device(device)
     training, held_out, left_out = read_frames(source, options)
     check_consistency(training[:: max(1, len(training) // 24)], name=str(getattr(source, 'path', 'the data')))
     encoder = shared_encoder(str(where))
     rng = np.random.default_rng(options.seed)
+    watch.lap('read')
     encoding_seconds = options.encoding_share * budget.left()
     frames, augmented = usable_views(training, encoder, where, budget.part(encoding_seconds), options.augmented)
     targets: Targets = depth_targets
@@ -62,23 +63,28 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     if options.landmarks or options.rgb_only:
         triangulation = budget.part(TRIANGULATION_SHARE * budget.seconds - budget.spent())
         found = triangulate_frames(frames, not options.rgb_only, triangulation, quiet)
+        watch.lap('triangulate')
         found, landmarks = merge(found, frames, options.landmarks, rng)
+        watch.lap('merge')
         targets = triangulated_targets(found) if options.rgb_only else depth_targets
     with progress_bar('encode', len(frames) * (1 + augmented), quiet) as progress:
         buffer = fill(frames, encoder, targets, not options.rgb_only, options.capacity, augmented, rng, where,
                       budget.part(encoding_seconds), progress.update)
     points = known_points(buffer)
+    watch.lap('encode')
     # Calibration localises the held-out frames with the finished head; a tenth of a second each on a slow core.
     training_seconds = budget.left() - 0.5 * len(held_out) - 2
     # Up to the end, so that a SIGINT during the calibration does not cost the finished head.
     with stop_on_interrupt() as stopped:
         head = train_head(buffer, options, budget.part(training_seconds), stopped, quiet)
+        watch.lap('train')
         low, high = np.quantile(points, [0.01, 0.99], axis=0)
         centre, extent = ((low + high) / 2).tolist(), (high - low).tolist()
         factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only,
                                     budget.part(0.0) if stopped() else budget)
+        watch.lap('calibrate')
         counts = {'frames': len(frames), 'frames_given': len(training), 'held_out_frames': len(held_out)}
-        record = describe(options, head, buffer, landmarks, left_out, errors, counts, budget.spent(), where)
+        record = describe(options, head, buffer, landmarks, left_out, errors, counts, budget.spent(), watch, where)
         return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite)
 
 
@@ -115,10 +121,11 @@ def known_points(buffer: Buffer) -> np.ndarray:
 
 
 def describe(options: MappingOptions, head: Head, buffer: Buffer, landmarks: Landmarks | None, left_out: Counter[str],
-             errors: dict[str, Any], counts: dict[str, int], seconds: float, device: torch.device) -> dict[str, Any]:
+             errors: dict[str, Any], counts: dict[str, int], seconds: float, watch: Stopwatch, device: torch.device) -> dict[str, Any]:
     """What the manifest says of how the map was made."""
     return {'created': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'options': asdict(options), 'device': device.type,
-            'seconds': round(seconds, 1), **counts, 'left_out': dict(left_out),
+            'seconds': round(seconds, 1), 'stage_seconds': {stage: round(ms / 1e3, 1) for stage, ms in watch.stages.items()},
+            **counts, 'left_out': dict(left_out),
             'landmarks': 0 if landmarks is None else len(landmarks.points_L3), 'samples': len(buffer.features_SC),
             'steps': head.steps, 'median_coordinate_error_m': round(head.median_error_m, 4),
             'interrupted': head.interrupted, 'held_out': errors}

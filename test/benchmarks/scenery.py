@@ -1,4 +1,4 @@
-"""Frames of a made-up wavy surface, and problem sets on it: small, but of the same shape as the real ones."""
+"""A made-up wavy surface and problem sets on it, a walk through a rendered room and maps of it: small, but of the shape of real ones."""
 from __future__ import annotations
 
 from collections import Counter
@@ -8,10 +8,18 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
+import torch
 from scipy.spatial.transform import Rotation
 
 from benchmarks.problems import ProblemSet, make_sets
+from dsac_ros.data.synthetic import SensorOptions, SyntheticSource
+from dsac_ros.maps.bundle import COVARIANCE_KEYS, save_map
+from dsac_ros.networks.encoder import CHANNELS
+from dsac_ros.networks.expert import Expert
 from dsac_ros.records import Camera, Frame
+from dsac_ros.training.budget import Budget
+from dsac_ros.training.merging import merge
+from dsac_ros.training.triangulation import triangulate_frames
 
 CAMERA = Camera(320, 240, 260.0, 265.0, 158.0, 121.0)
 FRAMES = 6
@@ -48,3 +56,19 @@ def folder() -> Path:
 
 def problem_set(name: str) -> ProblemSet:
     return ProblemSet(folder() / f'{name}.npz')
+
+
+@lru_cache(maxsize=2)
+def walk(room: int = 1) -> tuple[Frame, ...]:
+    """24 views without noise, a quarter of a second apart."""
+    return tuple(SyntheticSource(room, 1, 24, 480, 360, 4.0, sensor=SensorOptions(0, 0, 0, 0), texels_per_metre=150.0, workers=1))
+
+
+def saved_map(path: Path, frames: list[Frame] | None) -> Path:
+    """A map with the landmarks of the frames, where there are any, and a head that knows nothing."""
+    torch.manual_seed(0)
+    landmarks = None
+    if frames:
+        landmarks = merge(triangulate_frames(frames, True, Budget(500), True), frames, 30_000, np.random.default_rng(0))[1]
+    save_map(path, 'map', 'room', Expert(CHANNELS), landmarks, dict.fromkeys(COVARIANCE_KEYS, 1.0), [0.0] * 3, [20.0] * 3, {})
+    return path

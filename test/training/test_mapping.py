@@ -34,6 +34,8 @@ def test_the_map_says_how_it_was_made() -> None:
     assert record == made.training and loaded.frame_id == 'map' and loaded.entry.name == 'tiny'
     assert record['steps'] == rooms.TINY['steps'] and not record['interrupted'] and record['left_out'] == {}
     assert record['frames'] + record['held_out_frames'] == rooms.FRAMES and record['samples'] > 20_000
+    assert list(record['stage_seconds']) == ['read', 'triangulate', 'merge', 'encode', 'train', 'calibrate']
+    assert sum(record['stage_seconds'].values()) == pytest.approx(record['seconds'], abs=1.0)
     assert record['median_coordinate_error_m'] < 0.15 and record['options']['width'] == rooms.TINY['width']
     # centre and extent: what the camera saw, inside of the room
     points = np.concatenate([seen_points(frame) for frame in frames()])
