@@ -13,14 +13,15 @@ from benchmarks.bounds import fit_points, fit_rays
 from benchmarks.peers import Estimator
 from benchmarks.problems import Problem
 from dsac_ros.config import EstimatorOptions
+from dsac_ros.ransac.cells import finished_by_angle, searched_by_angle
 from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.estimator import estimate
 from dsac_ros.ransac.sampling import uniform_draws
 
 DEFAULT_HYPOTHESES = (256,)
 MODALITIES = {'rgb': '{}', 'rgb+w': '{} guided', 'rgbd': '{} RGB-D'}
-ROUNDS = EstimatorOptions(rounds=16, early_out=True)
-MOST = 4096  # sets in all rounds
+ROUNDS = EstimatorOptions(rounds=8, early_out=True)
+MOST = 32768  # sets in all rounds, 256 in the first
 
 
 def ours(hypotheses: Sequence[int] = DEFAULT_HYPOTHESES, device: str = 'cpu', compiled: bool = False) -> list[Estimator]:
@@ -59,14 +60,18 @@ def correspondences(problem: Problem, modality: str, device: str) -> tuple[Corre
 
 
 class Program(nn.Module):
-    """Tensors in, camera_from_map_B44 out."""
+    """Tensors in, camera_from_map_B44 out; cells of a network, whose noise is stated, as the localizer solves them."""
 
     def __init__(self, options: EstimatorOptions, free_scale: bool) -> None:
         super().__init__()
         self.options, self.free_scale = options, free_scale
 
     def forward(self, problem: dict[str, Tensor], weights_BN: Tensor, draws_BK3: Tensor) -> Tensor:
-        return estimate(Correspondences(**problem), weights_BN, draws_BK3, self.options, free_scale=self.free_scale).camera_from_map_B44
+        given = Correspondences(**problem)
+        if self.free_scale:
+            return estimate(given, weights_BN, draws_BK3, self.options, free_scale=True).camera_from_map_B44
+        found = estimate(searched_by_angle(given, self.options), weights_BN, draws_BK3, self.options)
+        return finished_by_angle(given, found, self.options).camera_from_map_B44
 
 
 def _program(options: EstimatorOptions, free_scale: bool, example: tuple[Any, ...]) -> Callable[..., Tensor]:

@@ -41,7 +41,7 @@ class Predictor:
             depths_N = np.nan_to_num(frame.depth[rows, columns], nan=0, posinf=0).astype(float)
             depth_noise_N = options.depth_noise_floor + options.depth_noise * depths_N ** 2
         scales_N = options.scale_factor * scales_N.double().numpy()
-        return Problem(pinhole, pixels_N2, points_N3.double().numpy(), depths_N, depth_noise_N, scales_N ** -2, scales_N,
+        return Problem(pinhole, pixels_N2, points_N3.double().numpy(), depths_N, depth_noise_N, 1 / scales_N, scales_N,
                        np.linalg.inv(frame.map_from_camera), pixel_noise_px=options.pixel_noise * STRIDE * camera.width / width,
                        scales_known=True)
 

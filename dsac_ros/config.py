@@ -121,17 +121,22 @@ class NodeOptions(Options):
 class EstimatorOptions(Options):
     """Generate, score, refine (dsac_ros.ransac)."""
 
-    hypotheses_rgb: int = option(64, 'minimal sets drawn per RGB frame; every root of P3P is scored', low=8, high=8192)
+    hypotheses_rgb: int = option(128, 'minimal sets drawn per RGB frame; every root of P3P is scored', low=8, high=8192)
     hypotheses_rgbd: int = option(192, 'minimal sets drawn per RGB-D frame, two thirds of them of measured points', low=8, high=8192)
     uniform_share: float = option(0.1, 'share of the draws that ignores the learned guidance', low=0.0, high=1.0)
     scale_factor: float = option(2.0, 'standard deviation of a scene coordinate along an axis, per predicted scale (2 for the '
                                  'isotropic Laplace error that the head is trained for)', low=0.1, high=100.0)
     pixel_noise: float = option(0.1, 'noise of the viewing ray of a cell, in cells', low=1e-3, high=10.0)
+    rgb_search_noise: float = option(0.4, 'the same in frames without depth, in place of the predicted scale, while the pose is searched',
+                                     low=1e-2, high=10.0)
+    rgb_final_noise: float = option(0.15, 'the same once it is found', low=1e-2, high=10.0)
+    rgb_final_steps: int = option(6, 'iterations with that', low=1, high=100)
     depth_noise: float = option(0.003, 'noise of measured depth z: this times z^2', unit='1/m', low=0.0, high=1.0)
     depth_noise_floor: float = option(0.005, 'noise of measured depth at z = 0', unit='m', low=1e-4, high=1.0)
     inlier_sigmas: float = option(2.0, 'residual at which a correspondence is as likely an inlier as not, in standard deviations', low=0.5,
                                   high=20.0)
-    rounds: int = option(1, 'parts that the sets are drawn in, each half near what the best hypothesis so far agrees with', low=1, high=64)
+    rounds: int = option(1, 'parts that the sets are drawn in, each as large as all before it and half near what the best hypothesis so '
+                         'far agrees with', low=1, high=16)
     early_out: bool = option(False, 'leave further rounds out when the pose is found for sure; waits for the device after each round')
     refined: int = option(8, 'hypotheses that are refined; the best is chosen afterwards', low=1, high=256)
     refine_steps: int = option(5, 'iterations of expectation maximisation with Gauss-Newton', low=1, high=100)

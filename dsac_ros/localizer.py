@@ -19,6 +19,7 @@ from dsac_ros.geometry.camera import bearings, cell_centres
 from dsac_ros.landmarks.positioning import ByLandmarks, Positioning, View
 from dsac_ros.maps.bundle import MapBundle, load_map
 from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
+from dsac_ros.ransac.cells import finished_by_angle, guidance, searched_by_angle
 from dsac_ros.ransac.correspondences import Correspondences, stacked
 from dsac_ros.ransac.covariance import pose_covariance
 from dsac_ros.ransac.estimator import Solution, estimate
@@ -148,8 +149,9 @@ class Localizer:
         watch.lap('expert')
         cells = self._cell_problem(grid, points_N3.double(), scales_N.double(), depth)
         matches = None if anywhere is None else anywhere.result()
-        problem, solutions = self._first_poses(frame, modality, cells, guidance(scales_N)[None], matches)
-        pose_44, hessian_66 = solutions.camera_from_map_B44[0], solutions.hessian_B66[0] / self.bundle.covariance_factors[modality]
+        solutions = self._first_poses(frame, modality, cells, guidance(scales_N)[None], matches)
+        finished = finished_by_angle(cells, solutions, self.estimator)
+        pose_44, hessian_66 = finished.camera_from_map_B44[0], finished.hessian_B66[0] / self.bundle.covariance_factors[modality]
         landmarks = torch.zeros_like(hessian_66[0, 0])
         watch.lap('estimator')
         if view is not None:
@@ -157,7 +159,7 @@ class Localizer:
             pose_44, hessian_66 = torch.where(near.enough, near.pose_44, pose_44), torch.where(near.enough, near.hessian_66, hessian_66)
             landmarks = torch.where(near.enough, near.inliers, landmarks)
             watch.lap('landmarks')
-        evidence = self._evidence(pose_44, hessian_66, *self._cell_evidence(problem, pose_44, grid), landmarks)
+        evidence = self._evidence(pose_44, hessian_66, *self._cell_evidence(cells, pose_44, grid), landmarks)
         watch.lap('evidence')
         return self._answer(frame, modality, evidence, watch)
 
@@ -173,14 +175,14 @@ class Localizer:
         return self._answer(frame, 'rgb', evidence, watch, tracked=True)
 
     def _first_poses(self, frame: Frame, modality: str, cells: Correspondences, weights_BN: Tensor,
-                     anywhere: tuple[Correspondences, Tensor] | None) -> tuple[Correspondences, Solution]:
+                     anywhere: tuple[Correspondences, Tensor] | None) -> Solution:
         """The pose that the cells agree on, and with landmarks a second one, that matches to anywhere agree on: one batch."""
-        problem = cells
+        problem = searched_by_angle(cells, self.estimator)
         if anywhere is not None:
-            problem, weights_BN = stacked(cells, weights_BN, *anywhere)
+            problem, weights_BN = stacked(problem, weights_BN, *anywhere)
         count = self.estimator.hypotheses_rgb if modality == 'rgb' else self.estimator.hypotheses_rgbd
         draws_BK3 = uniform_draws([frame.stamp_ns & 0x7FFFFFFFFFFFFFFF], count, self.device).expand(len(weights_BN), -1, -1)
-        return problem, estimate(problem, weights_BN, draws_BK3, self.estimator)
+        return estimate(problem, weights_BN, draws_BK3, self.estimator)
 
     def _near_first_poses(self, view: View, first: Solution, pose_44: Tensor) -> ByLandmarks:
         # A pose by keypoints is pixels off and wants a narrow search, one by cells decimetres and a wide one.
@@ -204,16 +206,14 @@ class Localizer:
 
     def _cell_evidence(self, problem: Correspondences, pose_44: Tensor, grid: CellGrid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of the cells at a pose: soft inliers, usable ones, spread over the image, rms residual of the inliers."""
-        batch = len(problem.points_BN3)
-        residuals = problem.residuals(problem.vectors(pose_44.expand(batch, 1, 4, 4)))
+        residuals = problem.residuals(problem.vectors(pose_44[None, None]))
         white = problem.whitened(residuals, torch.ones_like(problem.spread_B)[:, None])
-        count = len(grid.cells_N)
-        seen_N, white_N, across_N, along_N, range_N = (values[0, 0, :count] for values in (
+        seen_N, white_N, across_N, along_N, range_N = (values[0, 0] for values in (
             residuals.seen_BKN, white.square_BKN, residuals.across_BKN, residuals.along_BKN, residuals.range_BKN))
         if problem.ranges_BN is None:
-            known_N, square_N, over_N = problem.known_BN[0, :count], across_N, range_N.square()
+            known_N, square_N, over_N = problem.known_BN[0], across_N, range_N.square()
         else:
-            known_N, square_N, over_N = problem.measured_BN[0, :count], across_N + along_N.square(), torch.ones_like(across_N)
+            known_N, square_N, over_N = problem.measured_BN[0], across_N + along_N.square(), torch.ones_like(across_N)
         weights_N = torch.where(seen_N & known_N, soft_inliers(white_N.sqrt(), self.estimator.inlier_sigmas), torch.zeros_like(white_N))
         spread = occupied(torch.from_numpy(grid.pixels_N2).double().to(self.device), weights_N, 0.05 * len(weights_N) / 16)
         return weights_N.sum(), known_N.sum(), spread, weighted_rms(square_N, over_N, weights_N)
@@ -233,8 +233,3 @@ class Localizer:
                         np.array(entry.extent), self.integrity)
         return Estimate(frame.stamp_ns, map_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
                         rms * (frame.camera.fx if modality == 'rgb' else 1.0), dict(watch.stages), landmarks, tracked)
-
-
-def guidance(scales_N: Tensor) -> Tensor:
-    """Sampling weights of the cells from the uncertainty of their coordinates."""
-    return 1 / scales_N.double().square()

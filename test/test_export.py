@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dsac_ros.config import EstimatorOptions
-from dsac_ros.localizer import Localizer, cell_grid, guidance
+from dsac_ros.localizer import Localizer, cell_grid
 from dsac_ros.networks.encoder import image_to_tensor
+from dsac_ros.ransac.cells import finished_by_angle, guidance, searched_by_angle
 from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.estimator import estimate
 from dsac_ros.ransac.sampling import uniform_draws
@@ -36,7 +37,8 @@ class Chain(nn.Module):
         scales_BN = OPTIONS.scale_factor * scales_N.double()[None]
         problem = Correspondences(points_N3.double()[None], self.bearings_1N3, scales_BN, torch.full_like(scales_BN, 0.003),
                                   torch.ones_like(scales_BN, dtype=torch.bool))
-        solution = estimate(problem, guidance(scales_N)[None], draws_BK3, OPTIONS)
+        found = estimate(searched_by_angle(problem, OPTIONS), guidance(scales_N)[None], draws_BK3, OPTIONS)
+        solution = finished_by_angle(problem, found, OPTIONS)
         return solution.camera_from_map_B44, solution.hessian_B66, solution.inliers_B
 
 

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from dsac_ros.config import EstimatorOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError, MapError
-from dsac_ros.localizer import Localizer, cell_grid, guidance, resolve_device
+from dsac_ros.localizer import Localizer, cell_grid, resolve_device
 from dsac_ros.networks.encoder import input_size
 from dsac_ros.records import Camera, Estimate, Frame
 
@@ -217,11 +217,6 @@ def test_warm_up_leaves_no_trace(localizer: Localizer) -> None:
     localizer.warm_up(None, 'rgb')
     localizer.warm_up(frame.camera, 'rgbd')
     assert localizer.localize(frame, 'rgbd').map_from_camera.tobytes() == before.map_from_camera.tobytes()
-
-
-def test_guidance_prefers_what_is_certain() -> None:
-    weights = guidance(torch.tensor([0.01, 0.1, 10.0]))
-    assert weights.dtype == torch.float64 and weights[0] > 50 * weights[1] > 50 * 50 * weights[2] > 0
 
 
 def test_maps_and_devices_that_are_none(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from dsac_ros.geometry import se3
 
 MIN_RANGE = 0.1  # metres: nearer points, and those behind the camera, are no inliers
+PRODUCTS = 60 + 12  # of the entries of a row with each other, and with its constant
 SHAPE = 4  # half of the sum of degrees of freedom of the noise (ransac.kernel) and dimensions of the residual
 
 
@@ -44,9 +45,9 @@ class Correspondences:
 
     @cached_property
     def known_BN(self) -> Tensor:
-        """Usable, with finite numbers."""
-        numbers = torch.cat([self.points_BN3, self.bearings_BN3, self.scales_BN[..., None], self.angles_BN[..., None]], -1)
-        return self.usable_BN & numbers.isfinite().all(-1)
+        """Usable, with finite numbers: no sum of them is finite where one of them is not."""
+        sums = self.points_BN3.sum(-1) + self.bearings_BN3.sum(-1) + self.scales_BN + self.angles_BN
+        return self.usable_BN & sums.isfinite()
 
     @cached_property
     def count_B1(self) -> Tensor:
@@ -73,22 +74,85 @@ class Correspondences:
         return (median_B / 2.366).clamp(min=1e-12).sqrt()  # median of chi-square with three degrees of freedom
 
     @cached_property
-    def rows_B13M(self) -> tuple[Tensor, Tensor]:
-        """residual = pose vector @ rows: across the ray (B, 13, 2 N), the first directions first, and along it (B, 13, N)."""
+    def unit_scale_B1(self) -> Tensor:
+        """Factor that makes the median scale as large as the spread of the points."""
+        median_B = torch.where(self.known_BN, self.scales_BN, torch.nan).nanmedian(1).values.nan_to_num(1)
+        return (self.spread_B / median_B.clamp(min=1e-12))[:, None]
+
+    @cached_property
+    def homogeneous_B4N(self) -> Tensor:
+        """Points around the centre, and ones; zeros and a one for what is not known."""
         local = self.points_BN3 - self.centre_B3[:, None]
         local = torch.where(self.known_BN[..., None], local, torch.zeros_like(local))
-        homogeneous = torch.cat([local, torch.ones_like(local[..., :1])], -1).mT[:, None]  # (B, 1, 4, N)
-        bearings = torch.where(self.known_BN[..., None], self.bearings_BN3, torch.zeros_like(self.bearings_BN3))
-        axes = torch.stack([*across(bearings), bearings], 1).mT  # (B, axis, 3, N)
-        rows = (axes[:, :, :, None] * homogeneous[:, :, None]).flatten(2, 3)
+        return torch.cat([local, torch.ones_like(local[..., :1])], -1).mT.contiguous()
+
+    @cached_property
+    def known_bearings_BN3(self) -> Tensor:
+        """Zeros for what is not known."""
+        return torch.where(self.known_BN[..., None], self.bearings_BN3, torch.zeros_like(self.bearings_BN3))
+
+    @cached_property
+    def rows_B13M(self) -> tuple[Tensor, Tensor]:
+        """residual = pose vector @ rows: across the ray (B, 13, 2 N), the first directions first, and along it (B, 13, N)."""
+        rows = self._rows(self.points_BN3.dtype)
+        return rows[..., :-len(self.known_BN[0])], rows[..., -len(self.known_BN[0]):]
+
+    def _rows(self, dtype: torch.dtype) -> Tensor:
+        """(B, 13, 3 N): both directions across the ray, then along it."""
+        bearings = self.known_bearings_BN3.to(dtype)
+        axes_BA3N = torch.stack([*across(bearings), bearings], 1).mT
+        rows = (axes_BA3N[:, :, :, None] * self.homogeneous_B4N.to(dtype)[:, None, None]).flatten(2, 3)
         constant = torch.zeros_like(rows[:, :, :1])
         if self.origins_BN3 is not None:
-            constant = -(axes * self.origins_BN3.mT[:, None]).sum(2, keepdim=True)
-        rows = torch.cat([rows, constant], 2)
-        along = rows[:, 2]
+            constant = -(axes_BA3N * self.origins_BN3.to(dtype).mT[:, None]).sum(2, keepdim=True)
         if self.ranges_BN is not None:
-            along = torch.cat([along[:, :12], along[:, 12:] - self.measured_ranges_BN[:, None]], 1)
-        return torch.cat([rows[:, 0], rows[:, 1]], -1), along
+            constant = torch.cat([constant[:, :2], constant[:, 2:] - self.measured_ranges_BN.to(dtype)[:, None, None]], 1)
+        return torch.cat([rows, constant], 2).transpose(1, 2).flatten(2)
+
+    @cached_property
+    def axes_B6N(self) -> Tensor:
+        """Products of the entries of each bearing with itself, one triangle of the matrix."""
+        first, second = torch.triu_indices(3, 3, device=self.points_BN3.device)
+        bearings = self.known_bearings_BN3.mT
+        return bearings[:, first] * bearings[:, second]
+
+    @cached_property
+    def products_across_BNP(self) -> Tensor:
+        """weights @ products = what the sum of outer products of the rows across the ray consists of; `layout` says where.
+
+        A row is an axis times a homogeneous point, hence 6 products of axes times 10 of points; and 12 with the constant of the row, where
+        it has one: P is 60 or PRODUCTS.
+        """
+        first, second = torch.triu_indices(3, 3, device=self.points_BN3.device)
+        axes = ((first == second)[:, None] & self.known_BN[:, None]).double() - self.axes_B6N
+        if self.origins_BN3 is None:
+            return self._products(axes, None)
+        bearings, origins = self.known_bearings_BN3.mT, self.origins_BN3.mT
+        return self._products(axes, bearings * (bearings * origins).sum(1, keepdim=True) - origins)
+
+    @cached_property
+    def products_along_BNP(self) -> Tensor:
+        """The same for the rows along the ray."""
+        bearings, ranges = self.known_bearings_BN3.mT, self.measured_ranges_BN[:, None]
+        if self.origins_BN3 is not None:
+            ranges = ranges + (bearings * self.origins_BN3.mT).sum(1, keepdim=True)
+        return self._products(self.axes_B6N, -bearings * ranges)
+
+    def _products(self, axes_B6N: Tensor, constant_B3N: Tensor | None) -> Tensor:
+        points = self.homogeneous_B4N
+        first, second = torch.triu_indices(4, 4, device=points.device)
+        quadratic = (axes_B6N[:, :, None] * (points[:, first] * points[:, second])[:, None]).flatten(1, 2)
+        if constant_B3N is None:
+            return quadratic.mT
+        return torch.cat([quadratic, (constant_B3N[:, :, None] * points[:, None]).flatten(1, 2)], 1).mT
+
+    @cached_property
+    def layout(self) -> Tensor:
+        """(12, 13) which of the sums of products is that of two entries of the rows; the last column: of an entry and the constant."""
+        entry = torch.arange(12, device=self.points_BN3.device)
+        axis, point = entry // 4, entry % 4
+        pairs = 10 * _pair(axis[:, None], axis, 3) + _pair(point[:, None], point, 4)
+        return torch.cat([pairs, 60 + entry[:, None]], 1)
 
     @cached_property
     def measured_ranges_BN(self) -> Tensor:
@@ -98,7 +162,6 @@ class Correspondences:
     @cached_property
     def single(self) -> Single:
         """What weights and scores need, in float32: they decide how much a residual counts, not where the optimum is."""
-        rows_across, rows_along = self.rows_B13M
         ranges = variance = None
         freedom: Tensor | float = 2.0 * SHAPE - 2
         if self.ranges_BN is not None:
@@ -108,7 +171,7 @@ class Correspondences:
         # Zero information times a variance that is no number would be none either, and spoil the sums over all.
         scale_square, angle_square = (torch.where(self.known_BN, noise.square(), torch.ones_like(noise)).float()[:, None]
                                       for noise in (self.scales_BN, self.angles_BN))
-        return Single(rows_across.float(), rows_along.float(), scale_square, angle_square, freedom, ranges, variance)
+        return Single(self._rows(torch.float32), scale_square, angle_square, freedom, ranges, variance)
 
     @cached_property
     def generators(self) -> Tensor:
@@ -116,8 +179,8 @@ class Correspondences:
         options = {'dtype': self.points_BN3.dtype, 'device': self.points_BN3.device}
         turn = se3.skew(torch.eye(3, **options)).permute(2, 1, 0)  # from row b to row a by the rotation about axis j: (b, a, j)
         columns = torch.eye(4, **options)
-        turned = torch.einsum('baj,cd->bcadj', turn, columns).reshape(12, 12, 3)
-        shifted = torch.einsum('aj,d->adj', torch.eye(3, **options), columns[3]).reshape(12, 3)
+        turned = (turn[:, None, :, None] * columns[:, None, :, None]).reshape(12, 12, 3)  # from (b, c) to (a, d)
+        shifted = (torch.eye(3, **options)[:, None] * columns[3][:, None]).reshape(12, 3)
         top = torch.cat([turned, torch.zeros_like(turned)], -1)
         bottom = torch.cat([torch.zeros_like(shifted), shifted], -1)
         return torch.nn.functional.pad(torch.cat([top, bottom[None]]), (0, 0, 0, 1)).flatten(1)
@@ -132,13 +195,17 @@ class Correspondences:
         total = self.points_BN3.shape[1]
         if total <= count:
             return self
-        if count in self.parts:
-            return self.parts[count]
-        chosen = torch.arange(count, device=self.points_BN3.device) * total // count
+        if count not in self.parts:
+            self.parts[count] = self._part(torch.arange(count, device=self.points_BN3.device) * total // count)
+        return self.parts[count]
+
+    def _part(self, chosen: Tensor) -> Correspondences:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         part = Correspondences(**{name: None if value is None else value[:, chosen] for name, value in values.items()})
-        part.__dict__.update(centre_B3=self.centre_B3, spread_B=self.spread_B, generators=self.generators)
-        self.parts[count] = part
+        # What all had to compute in any case is not computed again.
+        part.__dict__.update(centre_B3=self.centre_B3, spread_B=self.spread_B, generators=self.generators, layout=self.layout,
+                             unit_scale_B1=self.unit_scale_B1, known_BN=self.known_BN[:, chosen], measured_BN=self.measured_BN[:, chosen],
+                             homogeneous_B4N=self.homogeneous_B4N[..., chosen], single=self.single.part(chosen))
         return part
 
     def vectors(self, poses_BK44: Tensor) -> Tensor:
@@ -147,6 +214,19 @@ class Correspondences:
         translation = poses_BK44[..., :3, 3:] + rotation @ self.centre_B3[:, None, :, None]
         flat = torch.cat([rotation, translation], -1).flatten(-2)
         return torch.cat([flat, torch.ones_like(flat[..., :1])], -1)
+
+    def moves(self, vectors_BK13: Tensor) -> Tensor:
+        """Derivative (..., 13, 6) of pose vectors by a left perturbation."""
+        return (vectors_BK13 @ self.generators).unflatten(-1, (13, 6))
+
+    def moved(self, vectors_BK13: Tensor, tangent_BK6: Tensor) -> Tensor:
+        """Pose vectors after a left perturbation, by a rotation of 2 atan(|omega| / 2) as in se3.cayley, and by so much less of a shift."""
+        flat, tangent = vectors_BK13.flatten(0, 1), tangent_BK6.flatten(0, 1)
+        shrunk = 1 + tangent[:, :3].square().sum(1, keepdim=True) / 4
+        tangent = (tangent / shrunk)[..., None]
+        first = torch.bmm(self.moves(flat), tangent)[..., 0]
+        second = torch.bmm(self.moves(first), tangent)[..., 0]
+        return (flat + first + second * (shrunk / 2)).view_as(vectors_BK13)
 
     def poses(self, vectors_BK13: Tensor) -> Tensor:
         """The inverse of vectors()."""
@@ -157,9 +237,8 @@ class Correspondences:
 
     def residuals(self, vectors_BK13: Tensor) -> Residuals:
         """Of all correspondences at all poses, float32."""
-        single, vectors = self.single, vectors_BK13.float()
-        first, second = (vectors @ single.rows_across).chunk(2, -1)
-        along = vectors @ single.rows_along
+        single = self.single
+        first, second, along = torch.bmm(vectors_BK13.float(), single.rows_B13M).chunk(3, -1)
         ranges = along if single.ranges is None else along + single.ranges
         return Residuals(first * first + second * second, along, ranges, (ranges > MIN_RANGE) & self.known_BN[:, None])
 
@@ -177,15 +256,22 @@ class Correspondences:
 
 @dataclass(frozen=True)
 class Single:
-    """Rows as in Correspondences; the rest (B, 1, N). freedom: degrees of freedom of the noise, a number where all are equal."""
+    """rows_B13M: across the ray and along it, as in Correspondences, (B, 13, 3 N); the rest (B, 1, N). freedom: degrees of freedom of the
+    noise, a number where all are equal."""
 
-    rows_across: Tensor
-    rows_along: Tensor
+    rows_B13M: Tensor
     scale_square: Tensor
     angle_square: Tensor
     freedom: Tensor | float
     ranges: Tensor | None
     range_variance: Tensor | None
+
+    def part(self, chosen: Tensor) -> Single:
+        """Of some correspondences."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        kept = {name: value[..., chosen] if isinstance(value, Tensor) else value for name, value in values.items()}
+        rows = self.rows_B13M.unflatten(-1, (3, -1))[..., chosen].flatten(-2)
+        return Single(**{**kept, 'rows_B13M': rows})
 
 
 @dataclass(frozen=True)
@@ -207,6 +293,12 @@ class Whitened:
     square_BKN: Tensor
     across_BKN: Tensor
     along_BKN: Tensor | None
+
+
+def _pair(first: Tensor, second: Tensor, size: int) -> Tensor:
+    """Where torch.triu_indices(size, size) has the pair, or the pair turned round."""
+    low = torch.minimum(first, second)
+    return low * (2 * size - low - 1) // 2 + torch.maximum(first, second)
 
 
 def across(bearings: Tensor) -> tuple[Tensor, Tensor]:

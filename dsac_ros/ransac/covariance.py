@@ -31,8 +31,7 @@ def sandwich_information(problem: Correspondences, solution: Solution, kernel: K
         pulled = pulled + rows_along * (along * (weight * white.along_BKN)[:, 0])[:, None]
     summed = torch.zeros(*pulled.shape[:2], count, dtype=pulled.dtype, device=pulled.device)
     summed = summed.scatter_add(2, blocks_BN[:, None].expand_as(pulled), pulled)
-    moves = (vectors[:, 0] @ problem.generators).unflatten(-1, (13, 6))
-    gradients = moves.mT @ summed  # (B, 6, blocks)
+    gradients = problem.moves(vectors)[:, 0].mT @ summed  # (B, 6, blocks)
     occupied = (summed.abs().sum(1) > 0).sum(1).double()
     # Six numbers were fitted to these blocks, and a covariance estimated from few of them is too sure of itself (Hotelling 1931).
     few = (occupied / (occupied - 6).clamp(min=1) * occupied / (occupied - 7).clamp(min=1))[:, None, None]

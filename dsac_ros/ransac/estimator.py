@@ -12,11 +12,12 @@ from torch import Tensor
 
 from dsac_ros.config import EstimatorOptions
 from dsac_ros.geometry import se3
-from dsac_ros.ransac.correspondences import SHAPE, Correspondences, Whitened
+from dsac_ros.ransac.correspondences import PRODUCTS, SHAPE, Correspondences, Whitened
 from dsac_ros.ransac.kernel import Kernel
 from dsac_ros.ransac.minimal import hypotheses_from_points, hypotheses_from_rays
 from dsac_ros.ransac.sampling import draw_minimal_sets, mixed
 
+ROOTS = 2  # of P3P kept for each set, in the mean; a set has 4 at most, 1.3 (noise) to 1.9 (exact points) in the mean
 SCORED_FIRST = 128  # correspondences on which every hypothesis is scored, or a SCORED_SHARE of all
 SCORED_SHARE = 1 / 32
 SCORED_NEXT = 600  # on which the best SHORTLIST are scored again and refined
@@ -24,6 +25,7 @@ SHORTLIST = 32
 ASSUMED_SHARE = 0.3  # of inliers, while there is no pose to tell
 FREE_SCALES = (0.03, 0.008)  # noise of the points tried when it is not known, over the spread of the points
 NEAR_SHARE = 0.5  # of the sets of a further round that are drawn near the best hypothesis
+INVALID = -1e9  # score of what is no hypothesis
 MISSED = 1e-3  # probability of having drawn no set of inliers alone, below which further rounds are left out
 FINAL_STEPS = 3  # of refinement on all correspondences
 SCALE_LIMITS = (1e-4, 0.3)  # of the noise found, over the spread of the points
@@ -96,18 +98,20 @@ def estimate(problem: Correspondences, weights_BN: Tensor, draws_BK3: Tensor, op
     guided_BN = probabilities_BN = mixed(drawn_by_BN, options.uniform_share)
     extra = [poses for poses in (starts_BS44, None if prior is None else prior.mean_B44[:, None]) if poses is not None]
     candidates = entropy_B = None
-    for number, draws in enumerate(draws_BK3.chunk(options.rounds, 1)):
+    rounds = in_rounds(draws_BK3, options.rounds)
+    for number, draws in enumerate(rounds):
         poses_BK44, valid_BK = generate(problem, probabilities_BN, draws)
         if extra and number == 0:
             poses_BK44 = torch.cat([poses_BK44, *extra], 1)
             valid_BK = torch.cat([valid_BK, *(torch.ones_like(poses[..., 0, 0], dtype=torch.bool) for poses in extra)], 1)
         found, entropy_B = shortlist(problem, poses_BK44, valid_BK, kernel, prior)
         candidates = worth_refining(problem, found if candidates is None else candidates.joined(found), options)
-        if number + 1 == options.rounds:
+        if number + 1 == len(rounds):
             break
         inlier_BN = probable_inliers(problem, candidates, kernel)
         # Sets drawn near a hypothesis agree with it, right or wrong: only the others tell what may have been missed.
-        if options.early_out and found_for_sure(guided_BN, inlier_BN, draws.shape[1] * (1 + number * (1 - NEAR_SHARE))):
+        near = sum(NEAR_SHARE * drawn.shape[1] for drawn in rounds[1:number + 1])
+        if options.early_out and found_for_sure(guided_BN, inlier_BN, sum(drawn.shape[1] for drawn in rounds[:number + 1]) - near):
             break
         # Half of the next sets come from what agrees with the best hypothesis so far, which has rarely all of the inliers.
         near_BN = drawn_by_BN * inlier_BN
@@ -116,6 +120,12 @@ def estimate(problem: Correspondences, weights_BN: Tensor, draws_BK3: Tensor, op
     # Where the noise is found, the one that suits a hypothesis best is wide enough already.
     widening = 1.0 if free_scale else options.refine_widening
     return refine_and_choose(problem, candidates, options, kernel, widening, prior, entropy_B)
+
+
+def in_rounds(draws_BK3: Tensor, rounds: int) -> list[Tensor]:
+    """The draws in parts, each as large as all before it: an easy frame stops early, and a hard one is not held up by many rounds."""
+    ends = sorted({max(1, draws_BK3.shape[1] >> left) for left in range(rounds)})
+    return list(draws_BK3.tensor_split(ends[:-1], 1))
 
 
 def probable_inliers(problem: Correspondences, candidates: Candidates, kernel: Kernel) -> Tensor:
@@ -141,14 +151,22 @@ def refine_from(problem: Correspondences, poses_BK44: Tensor, options: Estimator
 
 
 def generate(problem: Correspondences, probabilities_BN: Tensor, draws_BK3: Tensor) -> tuple[Tensor, Tensor]:
-    """Hypotheses (B, M, 4, 4) of all minimal sets, M at most 4 K, and the mask (B, M) of valid ones."""
+    """Hypotheses (B, M, 4, 4) of all minimal sets, M at most ROOTS K, and the mask (B, M) of valid ones."""
     if problem.ranges_BN is None:
-        return hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, draws_BK3, problem.cameras_BN))
+        return valid_roots(*hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, draws_BK3, problem.cameras_BN)))
     # Measured points give the better hypotheses for next to no time; rays find what has no depth.
-    rays = hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, draws_BK3[:, ::3], problem.cameras_BN))
+    rays = valid_roots(*hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, draws_BK3[:, ::3], problem.cameras_BN)))
     with_depth = torch.where(problem.measured_BN, probabilities_BN, torch.zeros_like(probabilities_BN))
     points = hypotheses_from_points(problem, draw_minimal_sets(with_depth, torch.cat([draws_BK3[:, 1::3], draws_BK3[:, 2::3]], 1)))
     return torch.cat([rays[0], points[0]], 1), torch.cat([rays[1], points[1]], 1)
+
+
+def valid_roots(poses_BM44: Tensor, valid_BM: Tensor) -> tuple[Tensor, Tensor]:
+    """As many of the hypotheses as ROOTS of four leaves of each set, the valid ones first, earlier sets first."""
+    valid_BM, order_BM = valid_BM.sort(dim=1, descending=True, stable=True)
+    kept = valid_BM.shape[1] * ROOTS // 4
+    index = order_BM[:, :kept, None, None].expand(-1, -1, 4, 4)
+    return poses_BM44.gather(1, index), valid_BM[:, :kept]
 
 
 def shortlist(problem: Correspondences, poses_BK44: Tensor, valid_BK: Tensor, kernel: Kernel,
@@ -156,22 +174,22 @@ def shortlist(problem: Correspondences, poses_BK44: Tensor, valid_BK: Tensor, ke
     """The best SHORTLIST hypotheses by a part of the correspondences, scored on more of them; and entropy_B [bit] of them all."""
     scales_B1 = [torch.ones_like(problem.spread_B)[:, None]]
     if kernel.even_at is None:
-        unit_B1 = unit_scale(problem)
-        scales_B1 = [share * unit_B1 for share in FREE_SCALES]
+        scales_B1 = [share * problem.unit_scale_B1 for share in FREE_SCALES]
     vectors_BK13 = problem.vectors(poses_BK44)
     scored = max(SCORED_FIRST, round(SCORED_SHARE * problem.points_BN3.shape[1]))
     first, second = problem.subset(scored), problem.subset(SCORED_NEXT)
     scores_BK, scale_BK = _best_scale(first, vectors_BK13, scales_B1, kernel)
-    agreement_BK = _agreement(poses_BK44, prior)
-    scores_BK = torch.where(valid_BK, scores_BK, torch.full_like(scores_BK, -1)) + agreement_BK
+    offset_BK = torch.where(valid_BK, 0.0 if prior is None else _agreement(poses_BK44, prior), INVALID)
+    scores_BK = scores_BK + offset_BK
     entropy_B = _entropy(scores_BK)
     index_BK = scores_BK.topk(min(SHORTLIST, scores_BK.shape[1])).indices
+    vectors_BK13 = _take(vectors_BK13, index_BK)
     if second is not first:
-        again_BK, scale_BK = _best_scale(second, _take(vectors_BK13, index_BK), scales_B1, kernel)
-        scores_BK = torch.where(valid_BK.gather(1, index_BK), again_BK, torch.full_like(again_BK, -1)) + agreement_BK.gather(1, index_BK)
+        scores_BK, scale_BK = _best_scale(second, vectors_BK13, scales_B1, kernel)
+        scores_BK = scores_BK + offset_BK.gather(1, index_BK)
     else:
         scale_BK, scores_BK = scale_BK.gather(1, index_BK), scores_BK.gather(1, index_BK)
-    return Candidates(_take(vectors_BK13, index_BK), scale_BK, torch.full_like(scale_BK, ASSUMED_SHARE), scores_BK), entropy_B
+    return Candidates(vectors_BK13, scale_BK, torch.full_like(scale_BK, ASSUMED_SHARE), scores_BK), entropy_B
 
 
 def worth_refining(problem: Correspondences, candidates: Candidates, options: EstimatorOptions) -> Candidates:
@@ -188,12 +206,6 @@ def worth_refining(problem: Correspondences, candidates: Candidates, options: Es
 def elsewhere(away_BK6: Tensor, options: EstimatorOptions) -> Tensor:
     """(B, K) which differences to a pose make another place."""
     return (away_BK6[..., 3:].norm(dim=-1) > options.mode_distance) | (away_BK6[..., :3].norm(dim=-1) > options.mode_angle)
-
-
-def unit_scale(problem: Correspondences) -> Tensor:
-    """(B, 1) factor that makes the median scale of a problem as large as the spread of its points."""
-    median_B = torch.where(problem.known_BN, problem.scales_BN, torch.nan).nanmedian(1).values.nan_to_num(1)
-    return (problem.spread_B / median_B.clamp(min=1e-12))[:, None]
 
 
 def _best_scale(problem: Correspondences, vectors_BK13: Tensor, scales_B1: list[Tensor], kernel: Kernel) -> tuple[Tensor, Tensor]:
@@ -219,15 +231,16 @@ def refine(problem: Correspondences, candidates: Candidates, steps: int, widenin
             steps, to which it comes down; below 1 where most of the correspondences are better than what they are scored by.
     """
     vectors, scale, share = candidates.vectors_BK13, candidates.scale_BK, candidates.share_BK
-    limits = [limit * unit_scale(problem) for limit in SCALE_LIMITS] if kernel.even_at is None else None
+    limits = [limit * problem.unit_scale_B1 for limit in SCALE_LIMITS] if kernel.even_at is None else None
     eye = torch.eye(6, dtype=vectors.dtype, device=vectors.device)
+    relative, absolute = 1 + 1e-6 * eye, 1e-9 * eye
     for step in range(steps):
         width = widening ** (1 - step / max(1, steps - 2)) if step < steps - 2 else narrowing
         white = problem.whitened(problem.residuals(vectors), scale * width)
         inlier, weight = kernel.expectation(problem, white, share)
         gradient, hessian = normal_equations(problem, white, weight, vectors, prior)
-        damped = hessian * (1 + 1e-6 * eye) + 1e-9 * eye
-        vectors = _moved(vectors, torch.linalg.solve_ex(damped, -gradient)[0].nan_to_num(0).clamp(-0.5, 0.5))
+        tangent = torch.linalg.solve_ex(torch.addcmul(absolute, hessian, relative), -gradient)[0].nan_to_num(0).clamp(-0.5, 0.5)
+        vectors = problem.moved(vectors, tangent)
         if kernel.even_at is None:
             share = (inlier.sum(-1) / problem.count_B1).clamp(*SHARE_LIMITS)
             dimensions = 2 * SHAPE - problem.single.freedom
@@ -236,24 +249,18 @@ def refine(problem: Correspondences, candidates: Candidates, steps: int, widenin
     return Candidates(vectors, scale, share, candidates.score_BK)
 
 
-def _moved(vectors_BK13: Tensor, tangent_BK6: Tensor) -> Tensor:
-    """The pose vectors after a left perturbation."""
-    matrix = se3.cayley(tangent_BK6[..., :3]) @ vectors_BK13[..., :12].unflatten(-1, (3, 4))
-    matrix = torch.cat([matrix[..., :3], matrix[..., 3:] + tangent_BK6[..., 3:, None]], -1)
-    return torch.cat([matrix.flatten(-2), vectors_BK13[..., 12:]], -1)
-
-
 def normal_equations(problem: Correspondences, white: Whitened, weight_BKN: Tensor, vectors_BK13: Tensor,
                      prior: Prior | None = None) -> tuple[Tensor, Tensor]:
     """Gradient (B, K, 6) and Gauss-Newton Hessian (B, K, 6, 6) of half the weighted sum of squares, for a left perturbation."""
-    rows_across, rows_along = (rows[:, None] for rows in problem.rows_B13M)
-    weights = (weight_BKN * white.across_BKN).double()
-    normal = (rows_across * torch.cat([weights, weights], -1)[..., None, :]) @ rows_across.mT
+    # bmm, with images and poses as one batch: a product written with @ is six calls of torch in place of one.
+    sums = torch.bmm((weight_BKN * white.across_BKN).double(), problem.products_across_BNP)
+    sums = torch.nn.functional.pad(sums, (0, PRODUCTS - sums.shape[-1]))
     if white.along_BKN is not None:
-        normal = normal + (rows_along * (weight_BKN * white.along_BKN).double()[..., None, :]) @ rows_along.mT
-    moves = (vectors_BK13 @ problem.generators).unflatten(-1, (13, 6))
-    weighted = moves.mT @ normal
-    gradient, hessian = (weighted @ vectors_BK13[..., None])[..., 0], weighted @ moves
+        sums = sums + torch.bmm((weight_BKN * white.along_BKN).double(), problem.products_along_BNP)
+    both = torch.cat([problem.moves(vectors_BK13), vectors_BK13[..., None]], -1).flatten(0, 1)  # (B K, 13, 7)
+    normal = sums.flatten(0, 1)[:, problem.layout]
+    weighted = both[:, :12, :6].mT.bmm(normal).bmm(both).unflatten(0, vectors_BK13.shape[:2])
+    hessian, gradient = weighted[..., :6], weighted[..., 6]
     if prior is None:
         return gradient, hessian
     information = prior.information_B66[:, None]
@@ -283,13 +290,12 @@ def refine_and_choose(problem: Correspondences, candidates: Candidates, options:
 def _scores(problem: Correspondences, candidates: Candidates, kernel: Kernel, prior: Prior | None) -> Tensor:
     """(B, K) score of each candidate with its own noise and share of inliers."""
     white = problem.whitened(problem.residuals(candidates.vectors_BK13), candidates.scale_BK)
-    return kernel.score(problem, white, candidates.share_BK) + _agreement(problem.poses(candidates.vectors_BK13), prior)
+    score_BK = kernel.score(problem, white, candidates.share_BK)
+    return score_BK if prior is None else score_BK + _agreement(problem.poses(candidates.vectors_BK13), prior)
 
 
-def _agreement(poses_BK44: Tensor, prior: Prior | None) -> Tensor:
-    """(B, K) logarithm of the prior at each pose over that at its mean; zero where there is none."""
-    if prior is None:
-        return torch.zeros_like(poses_BK44[..., 0, 0])
+def _agreement(poses_BK44: Tensor, prior: Prior) -> Tensor:
+    """(B, K) logarithm of the prior at each pose over that at its mean."""
     away_BK6 = se3.difference(poses_BK44, prior.mean_B44[:, None])
     return -(away_BK6 * (prior.information_B66[:, None] @ away_BK6[..., None])[..., 0]).sum(-1) / 2
 

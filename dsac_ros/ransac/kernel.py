@@ -54,7 +54,7 @@ class Kernel:
 
     def score(self, problem: Correspondences, white: Whitened, share_BK: Tensor | float) -> Tensor:
         """(B, K) natural logarithm of the likelihood ratio to outliers alone."""
-        score = (1 + self.odds(problem, white, share_BK)[0]).log().sum(-1)
+        score = (1 + self.odds(problem, white, share_BK)[0]).log().sum(-1).double()
         if self.even_at is not None or not isinstance(share_BK, Tensor):
             return score
         return score + problem.count_B1 * (1 - share_BK).log()

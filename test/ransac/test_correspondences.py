@@ -72,7 +72,7 @@ def test_generators_are_the_derivative_by_a_left_perturbation(rig: bool) -> None
     """Central differences of 1e-5: 1e-10 of the third derivative, 1e-11 of rounding."""
     scene = scenes.scene(3, rig=rig)
     problem, pose = scene.problem, scenes.poses_near(scene.truth, 1)
-    ours = (problem.vectors(pose) @ problem.generators).unflatten(-1, (13, 6))[0, 0]
+    ours = problem.moves(problem.vectors(pose))[0, 0]
     step = 1e-5 * torch.eye(6, dtype=torch.float64)
     plus, minus = (problem.vectors(se3.retract(pose.expand(1, 6, 4, 4), sign * step)) for sign in (1, -1))
     torch.testing.assert_close(ours, ((plus - minus) / 2e-5)[0].mT, atol=1e-9, rtol=0)

@@ -1,0 +1,40 @@
+"""Cells without depth: searched and finished by the angle between ray and point, whatever noise the network states.
+
+What a network states of its coordinates ranks them well enough to draw by. As a measure of residuals it is worse than one angle for all
+cells: wide while the pose is searched, narrow once it is found (docs/mapping.md, "The residual of cells without depth").
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dsac_ros.config import EstimatorOptions
+from dsac_ros.ransac.correspondences import Correspondences
+from dsac_ros.ransac.estimator import Solution, refine_from
+
+STATED = 1e-6  # metres of noise of the points: none, next to that of the angle
+
+
+def guidance(scales_N: Tensor) -> Tensor:
+    """Sampling weights of the cells from the uncertainty of their coordinates."""
+    return 1 / scales_N.double()
+
+
+def searched_by_angle(cells: Correspondences, options: EstimatorOptions) -> Correspondences:
+    """The problem to find a pose by; with depth the cells as they are. cells: noise as stated, angles of options.pixel_noise."""
+    return cells if cells.ranges_BN is not None else _by_angle(cells, options.rgb_search_noise / options.pixel_noise)
+
+
+def finished_by_angle(cells: Correspondences, found: Solution, options: EstimatorOptions) -> Solution:
+    """The optimum near the poses that were found, those of the cells first; with depth they are as good as they get."""
+    if cells.ranges_BN is not None:
+        return found
+    narrow = _by_angle(cells, options.rgb_final_noise / options.pixel_noise)
+    steps = replace(options, refine_steps=options.rgb_final_steps)
+    return refine_from(narrow, found.camera_from_map_B44[:len(cells.points_BN3), None], steps, widening=1.0)
+
+
+def _by_angle(cells: Correspondences, factor: float) -> Correspondences:
+    return replace(cells, scales_BN=torch.full_like(cells.scales_BN, STATED), angles_BN=factor * cells.angles_BN)
