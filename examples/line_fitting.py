@@ -9,7 +9,8 @@ keyhole. RANSAC makes one line of the points: it draws pairs, lets all points vo
 
 Regression trains each point to be near the line. It never asks what RANSAC makes of the points: which of them are drawn together, which
 outvote the right line, which errors cancel. End to end, the loss of the line itself is what is minimised (DSAC, Brachmann et al. 2017;
-the toy problem is theirs). A choice has no derivative, but the expected loss of a random choice has: see the steps 1 to 5 in `ransac`.
+the toy problem is theirs). A choice has no derivative, but the expected loss of a random choice has: follow the steps 1 to 6 in
+`ransac` and `end_to_end_loss`.
 
 The script trains by regression, then goes on from there in two ways for equal time, and compares the lines on held-out images.
 """
@@ -315,13 +316,13 @@ def picture(networks: dict[str, PatchNetwork], images: Images, path: Path) -> No
             panel.imshow(images.pixels_B1HW[row, 0], cmap='gray', vmin=-0.2, vmax=4.0, extent=extent)
             lines = pool.refined_BK[row][pool.valid_BK[row]]
             for end in border_ends(lines[:, :2], lines[:, 2]):
-                panel.plot(*end.T, color='white', linewidth=0.6, alpha=0.15)
+                panel.plot(*end.T.numpy(), color='white', linewidth=0.6, alpha=0.15)
             chosen = pool.refined_BK[row, best[row]]
-            panel.plot(*border_ends(chosen[None, :2], chosen[None, 2])[0].T, color='#56B4E9', linewidth=2.2)
-            panel.plot(*images.ends_B22[row].T, color='#009E73', linewidth=1.6, linestyle='--')
+            panel.plot(*border_ends(chosen[None, :2], chosen[None, 2])[0].T.numpy(), color='#56B4E9', linewidth=2.5)
+            panel.plot(*images.ends_B22[row].T.numpy(), color='#CC79A7', linewidth=1.5, linestyle='--')
             weights = problem.log_weights_BN[row].softmax(-1)
             order = weights.argsort()
-            panel.scatter(*problem.points_BN2[row, order].T, c=weights[order], cmap='autumn', s=10, vmin=0, zorder=3)
+            panel.scatter(*problem.points_BN2[row, order].T.numpy(), c=weights[order].numpy(), cmap='autumn', s=10, vmin=0, zorder=3)
             panel.set_title(f'{name}: {float(pool.losses_BK[row, best[row]]):.1f} px', fontsize=9)
     for panel in axes.flat:
         panel.set(xlim=(-HALF, HALF), ylim=(HALF, -HALF), xticks=[], yticks=[])
@@ -349,6 +350,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         print(f'  end to end {_change(losses["end to end"].mean(), losses["regression"].mean())} than regression for the same time')
     print(f'{len(options.seeds)} seeds: {_change(totals["end to end"], totals["regression"])}; {time.perf_counter() - begun:.0f} s')
     options.out.mkdir(parents=True, exist_ok=True)
+    del networks['start']
     picture(networks, Images(held_out.pixels_B1HW[:4], held_out.ends_B22[:4]), options.out / 'line_fitting.png')
     return totals
 

@@ -112,7 +112,8 @@ def log_likelihood(log_probabilities: Tensor, draws: Tensor) -> Tensor:
     """(B, ...) log-probability of each minimal set of `draws` (B, ..., S), drawn with replacement; of experts too, with S = 1.
 
     Args:
-        log_probabilities: (B, N), normalised over what may be drawn. Of the experts that may run, where others may not.
+        log_probabilities: (B, N), normalised over what may be drawn: over the experts that may run, where others may not. Finite, also
+            where nothing may be drawn, or the gradient is no number.
     """
     return log_probabilities.gather(1, draws.flatten(1)).view_as(draws).sum(-1)
 
