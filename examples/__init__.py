@@ -1,0 +1,1 @@
+"""To read and to run: `python examples/line_fitting.py --out FOLDER`."""
