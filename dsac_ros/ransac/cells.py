@@ -31,9 +31,13 @@ def finished_by_angle(cells: Correspondences, found: Solution, options: Estimato
     """The optimum near the poses that were found, those of the cells first; with depth they are as good as they get."""
     if cells.ranges_BN is not None:
         return found
-    narrow = _by_angle(cells, options.rgb_final_noise / options.pixel_noise)
     steps = replace(options, refine_steps=options.rgb_final_steps)
-    return refine_from(narrow, found.camera_from_map_B44[:len(cells.points_BN3), None], steps, widening=1.0)
+    return refine_from(narrowed(cells, options), found.camera_from_map_B44[:len(cells.points_BN3), None], steps, widening=1.0)
+
+
+def narrowed(cells: Correspondences, options: EstimatorOptions) -> Correspondences:
+    """The problem to finish a pose by; with depth the cells as they are."""
+    return cells if cells.ranges_BN is not None else _by_angle(cells, options.rgb_final_noise / options.pixel_noise)
 
 
 def _by_angle(cells: Correspondences, factor: float) -> Correspondences:
