@@ -60,7 +60,7 @@ def test_dsac_ros_ros_is_imported_late(path: Path) -> None:
 
 
 # Who may not import whom: the low know nothing of the high (docs/architecture.md, section 2).
-LAYERS = {'geometry': 0, 'ransac': 1, 'networks': 1, 'maps': 2, 'localizer': 3}
+LAYERS = {'geometry': 0, 'ransac': 1, 'networks': 1, 'endtoend': 2, 'maps': 2, 'localizer': 3}
 
 
 @pytest.mark.parametrize('path', ROS_FREE, ids=lambda path: str(path.relative_to(ROOT)))

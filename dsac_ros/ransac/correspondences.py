@@ -64,7 +64,8 @@ class Correspondences:
     @cached_property
     def centre_B3(self) -> Tensor:
         """Median of the points: residuals are computed around it, so that a map far from its origin costs no digits."""
-        return torch.where(self.known_BN[..., None], self.points_BN3, torch.nan).nanmedian(1).values.nan_to_num(0)
+        points_BN3 = self.points_BN3.detach()  # around any centre the residuals are the same: it has no part in their derivative
+        return torch.where(self.known_BN[..., None], points_BN3, torch.nan).nanmedian(1).values.nan_to_num(0)
 
     @cached_property
     def spread_B(self) -> Tensor:
@@ -169,7 +170,7 @@ class Correspondences:
             variance = torch.where(self.measured_BN, self.range_noise_BN.square(), torch.ones_like(self.ranges_BN)).float()[:, None]
             freedom = freedom - self.measured_BN.float()[:, None]
         # Zero information times a variance that is no number would be none either, and spoil the sums over all.
-        scale_square, angle_square = (torch.where(self.known_BN, noise.square(), torch.ones_like(noise)).float()[:, None]
+        scale_square, angle_square = (torch.where(self.known_BN, noise, torch.ones_like(noise)).square().float()[:, None]
                                       for noise in (self.scales_BN, self.angles_BN))
         return Single(self._rows(torch.float32), scale_square, angle_square, freedom, ranges, variance)
 
@@ -240,7 +241,7 @@ class Correspondences:
         single = self.single
         first, second, along = torch.bmm(vectors_BK13.float(), single.rows_B13M).chunk(3, -1)
         ranges = along if single.ranges is None else along + single.ranges
-        return Residuals(first * first + second * second, along, ranges, (ranges > MIN_RANGE) & self.known_BN[:, None])
+        return Residuals(first, second, first * first + second * second, along, ranges, (ranges > MIN_RANGE) & self.known_BN[:, None])
 
     def whitened(self, residuals: Residuals, scale_BK: Tensor) -> Whitened:
         """The residuals over their noise; scale_BK: factor on the noise of the points."""
@@ -276,9 +277,11 @@ class Single:
 
 @dataclass(frozen=True)
 class Residuals:
-    """across_BKN: squared distance from the ray [m^2]. along_BKN: from the measured range [m]; range_BKN: along the ray [m]. seen_BKN: in
-    front of the camera, and known."""
+    """first_BKN, second_BKN: from the ray in the two directions across it [m]; across_BKN: their squared sum [m^2]. along_BKN: from the
+    measured range [m]; range_BKN: along the ray [m]. seen_BKN: in front of the camera, and known."""
 
+    first_BKN: Tensor
+    second_BKN: Tensor
     across_BKN: Tensor
     along_BKN: Tensor
     range_BKN: Tensor

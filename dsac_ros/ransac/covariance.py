@@ -4,7 +4,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dsac_ros.ransac.correspondences import SHAPE, Correspondences
+from dsac_ros.ransac.correspondences import SHAPE, Correspondences, Whitened
 from dsac_ros.ransac.estimator import Solution, normal_equations
 from dsac_ros.ransac.kernel import Kernel
 
@@ -22,7 +22,7 @@ def sandwich_information(problem: Correspondences, solution: Solution, kernel: K
     scale_B1, share_B1 = solution.scale_B[:, None], solution.share_B[:, None]
     white = problem.whitened(problem.residuals(vectors), scale_B1)
     inlier, weight = kernel.expectation(problem, white, share_B1)
-    _, slope = normal_equations(problem, white, _slope(problem, white.square_BKN, inlier, weight), vectors)
+    _, slope = normal_equations(problem, white, _slope(problem, white, inlier, weight, kernel), vectors)
     rows_across, rows_along = problem.rows_B13M
     across, along = (vectors @ rows_across)[:, 0], (vectors @ rows_along)[:, 0]
     pull = (weight * white.across_BKN)[:, 0].double()
@@ -39,12 +39,11 @@ def sandwich_information(problem: Correspondences, solution: Solution, kernel: K
     return bread @ torch.linalg.solve_ex(few * gradients @ gradients.mT + _floor(bread), bread)[0]
 
 
-def _slope(problem: Correspondences, square: Tensor, inlier: Tensor, weight: Tensor) -> Tensor:
+def _slope(problem: Correspondences, white: Whitened, inlier: Tensor, weight: Tensor, kernel: Kernel) -> Tensor:
     """Derivative of weight times residual by the residual, in the mean over directions: what the curvature of the score really is."""
-    freedom = problem.single.freedom
-    dimensions = 2 * SHAPE - freedom
-    change = -weight / (freedom + square) * (1 + SHAPE * (1 - inlier))
-    return (weight + 2 / dimensions * square * change).clamp(min=0)
+    dimensions = 2 * SHAPE - problem.single.freedom
+    change = kernel.weight_slope(problem, white, inlier, weight)
+    return (weight + 2 / dimensions * white.square_BKN * change).clamp(min=0)
 
 
 def _floor(matrix: Tensor) -> Tensor:

@@ -154,11 +154,21 @@ def generate(problem: Correspondences, probabilities_BN: Tensor, draws_BK3: Tens
     """Hypotheses (B, M, 4, 4) of all minimal sets, M at most ROOTS K, and the mask (B, M) of valid ones."""
     if problem.ranges_BN is None:
         return valid_roots(*hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, draws_BK3, problem.cameras_BN)))
-    # Measured points give the better hypotheses for next to no time; rays find what has no depth.
-    rays = valid_roots(*hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, draws_BK3[:, ::3], problem.cameras_BN)))
-    with_depth = torch.where(problem.measured_BN, probabilities_BN, torch.zeros_like(probabilities_BN))
-    points = hypotheses_from_points(problem, draw_minimal_sets(with_depth, torch.cat([draws_BK3[:, 1::3], draws_BK3[:, 2::3]], 1)))
+    for_rays, for_points = shared_out(draws_BK3)
+    rays = valid_roots(*hypotheses_from_rays(problem, draw_minimal_sets(probabilities_BN, for_rays, problem.cameras_BN)))
+    points = hypotheses_from_points(problem, draw_minimal_sets(with_depth(problem, probabilities_BN), for_points))
     return torch.cat([rays[0], points[0]], 1), torch.cat([rays[1], points[1]], 1)
+
+
+def shared_out(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Random numbers (..., K, 3) for sets of rays, and for the two thirds of measured points: these give the better hypotheses for next to
+    no time, rays find what has no depth."""
+    return draws[..., ::3, :], torch.cat([draws[..., 1::3, :], draws[..., 2::3, :]], -2)
+
+
+def with_depth(problem: Correspondences, probabilities_BN: Tensor) -> Tensor:
+    """Those of measured points, zero for the others; they do not sum to one."""
+    return torch.where(problem.measured_BN, probabilities_BN, torch.zeros_like(probabilities_BN))
 
 
 def valid_roots(poses_BM44: Tensor, valid_BM: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,12 +233,13 @@ def _entropy(scores_BK: Tensor) -> Tensor:
 
 
 def refine(problem: Correspondences, candidates: Candidates, steps: int, widening: float, kernel: Kernel,
-           prior: Prior | None = None, narrowing: float = 1.0) -> Candidates:
+           prior: Prior | None = None, narrowing: float = 1.0, stretch: float = 1.0) -> Candidates:
     """Expectation maximisation over pose, share of inliers and, where it is free, noise; Gauss-Newton for the pose.
 
     Args:
         widening: how many times as large as stated, or found, the noise is taken in the first step. narrowing: the same for the last two
             steps, to which it comes down; below 1 where most of the correspondences are better than what they are scored by.
+        stretch: factor on the steps, which are short since weights fall with the residual; below 2 it goes to the same optimum, sooner.
     """
     vectors, scale, share = candidates.vectors_BK13, candidates.scale_BK, candidates.share_BK
     limits = [limit * problem.unit_scale_B1 for limit in SCALE_LIMITS] if kernel.even_at is None else None
@@ -240,7 +251,7 @@ def refine(problem: Correspondences, candidates: Candidates, steps: int, widenin
         inlier, weight = kernel.expectation(problem, white, share)
         gradient, hessian = normal_equations(problem, white, weight, vectors, prior)
         tangent = torch.linalg.solve_ex(torch.addcmul(absolute, hessian, relative), -gradient)[0].nan_to_num(0).clamp(-0.5, 0.5)
-        vectors = problem.moved(vectors, tangent)
+        vectors = problem.moved(vectors, stretch * tangent)
         if kernel.even_at is None:
             share = (inlier.sum(-1) / problem.count_B1).clamp(*SHARE_LIMITS)
             dimensions = 2 * SHAPE - problem.single.freedom

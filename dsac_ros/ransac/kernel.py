@@ -52,6 +52,10 @@ class Kernel:
         inlier = odds / (1 + odds)
         return inlier, (2 * SHAPE) * inlier / tail
 
+    def weight_slope(self, problem: Correspondences, white: Whitened, inlier_BKN: Tensor, weight_BKN: Tensor) -> Tensor:
+        """(B, K, N) derivative of the weight by the squared residual, from what expectation() gives."""
+        return -weight_BKN / (problem.single.freedom + white.square_BKN) * (1 + SHAPE * (1 - inlier_BKN))
+
     def score(self, problem: Correspondences, white: Whitened, share_BK: Tensor | float) -> Tensor:
         """(B, K) natural logarithm of the likelihood ratio to outliers alone."""
         score = (1 + self.odds(problem, white, share_BK)[0]).log().sum(-1).double()

@@ -11,7 +11,7 @@ from dsac_ros.ransac.correspondences import Correspondences
 
 def hypotheses_from_rays(problem: Correspondences, sets_BK3: Tensor) -> tuple[Tensor, Tensor]:
     """rig_from_map (B, 4 K, 4, 4) of all roots and the mask (B, 4 K) of valid ones."""
-    points, bearings, known = _gather(problem, sets_BK3)
+    points, bearings, known = members(problem, sets_BK3)
     poses, valid = p3p(bearings, points)
     poses, valid = poses.flatten(1, 2), (valid & known[..., None]).flatten(1, 2)
     if problem.origins_BN3 is None:
@@ -23,7 +23,7 @@ def hypotheses_from_rays(problem: Correspondences, sets_BK3: Tensor) -> tuple[Te
 
 def hypotheses_from_points(problem: Correspondences, sets_BK3: Tensor) -> tuple[Tensor, Tensor]:
     """rig_from_map (B, K, 4, 4) and the mask (B, K), from sets whose members have depth."""
-    points, bearings, known = _gather(problem, sets_BK3)
+    points, bearings, known = members(problem, sets_BK3)
     flat = sets_BK3.flatten(1)
     ranges = problem.ranges_BN.gather(1, flat).unflatten(1, sets_BK3.shape[1:])
     seen = bearings * ranges[..., None]
@@ -33,7 +33,7 @@ def hypotheses_from_points(problem: Correspondences, sets_BK3: Tensor) -> tuple[
     return poses, valid & known & problem.measured_BN.gather(1, flat).unflatten(1, sets_BK3.shape[1:]).all(-1)
 
 
-def _gather(problem: Correspondences, sets_BK3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def members(problem: Correspondences, sets_BK3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Points and bearings (B, K, 3, 3) of the sets, and which sets are of known correspondences alone (B, K)."""
     flat = sets_BK3.flatten(1)
     index = flat[..., None].expand(*flat.shape, 3)

@@ -13,6 +13,7 @@ from scipy.stats import entropy as scipy_entropy
 from torch import Tensor
 
 from dsac_ros.endtoend.expectation import (
+    Expectation,
     alpha_for_bits,
     expected_loss,
     followed_alpha,
@@ -138,16 +139,16 @@ def test_alpha_reaches_the_bits(bits: float, scale: float) -> None:
     alpha = alpha_for_bits(scores[:, None], torch.ones(10, 1, 256, dtype=torch.bool), bits)
     for pool in range(10):
         values = scores[pool].numpy()
-        assert pool_entropy(float(alpha[pool]), values) == pytest.approx(bits, abs=1e-6)
+        assert pool_entropy(float(alpha[pool]), values) == pytest.approx(bits, abs=1e-5)
         found = brentq(lambda a, v=values: pool_entropy(a, v) - bits, 1e-4 / scale, 1e3 / scale, rtol=1e-12)
-        assert float(alpha[pool]) == pytest.approx(found, rel=1e-6)
+        assert float(alpha[pool]) == pytest.approx(found, rel=2e-6)
 
 
 def test_pools_that_share_alpha_have_the_bits_in_the_mean() -> None:
     scores = random_pools(7, 256)[0] * torch.linspace(0.2, 5, 7)[:, None]
     alpha = float(alpha_for_bits(scores, torch.ones(7, 256, dtype=torch.bool), 6.0))
     entropies = [pool_entropy(alpha, pool) for pool in scores.numpy()]
-    assert np.mean(entropies) == pytest.approx(6, abs=1e-6) and np.ptp(entropies) > 1
+    assert np.mean(entropies) == pytest.approx(6, abs=1e-5) and np.ptp(entropies) > 1
 
 
 def test_a_pool_with_holes_keeps_the_same_share_of_its_entropy() -> None:
@@ -155,7 +156,7 @@ def test_a_pool_with_holes_keeps_the_same_share_of_its_entropy() -> None:
     alpha = float(alpha_for_bits(torch.where(valid, scores, torch.nan)[None], valid[None], 6.0))
     count = int(valid.sum())
     assert 40 < count < 90
-    assert pool_entropy(alpha, scores[valid].numpy()) == pytest.approx(6 / 8 * math.log2(count), abs=1e-6)
+    assert pool_entropy(alpha, scores[valid].numpy()) == pytest.approx(6 / 8 * math.log2(count), abs=1e-5)
 
 
 def test_pools_without_a_preference_have_no_say() -> None:
@@ -179,6 +180,8 @@ def test_followed_alpha_settles_where_pools_have_the_bits_and_ignores_blind_ones
     fresh = random_pools(64, 256, seed=1000)[0]
     assert np.mean([pool_entropy(float(alpha), pool) for pool in fresh.numpy()]) == pytest.approx(6, abs=0.05)
     assert followed_alpha(alpha, torch.zeros(2, 8, 256), every, 6.0, 0.1) == alpha
+    wanted = alpha_for_bits(fresh, every[:1, :1].expand(1, 64, 256)[0], 6.0)
+    torch.testing.assert_close(followed_alpha(2 * wanted, fresh[None], every[:1, :1].expand(1, 64, 256), 6.0, 0.25), 2 ** 0.75 * wanted)
 
 
 def test_no_gradient_flows_through_alpha() -> None:
@@ -336,12 +339,16 @@ def true_systematic_loss(gating: np.ndarray) -> float:
 def gated(estimator: str, gating: Tensor, experts: Tensor, chances: Tensor, offsets: Tensor | None = None) -> Tensor:
     """(B,) surrogate loss for experts (B, P, 3); offsets (B, P) of systematic draws."""
     expectation = expected_loss(*of_experts(experts, chances), ALPHA, EMPTY)
-    likelihoods = log_likelihood(gating.log_softmax(-1), experts[..., None])
-    if estimator == 'over_draws':
-        return over_draws(expectation, likelihoods).mean(-1)
     if estimator == 'systematic':
         assert offsets is not None
         return over_pools(expectation.loss, systematic_log_likelihood(gating.log_softmax(-1), offsets, 3))
+    return gated_loss(estimator, expectation, gating, experts)
+
+
+def gated_loss(estimator: str, expectation: Expectation, gating: Tensor, experts: Tensor) -> Tensor:
+    likelihoods = log_likelihood(gating.log_softmax(-1), experts[..., None])
+    if estimator == 'over_draws':
+        return over_draws(expectation, likelihoods).mean(-1)
     if estimator == 'one_sample':  # ESAC's code: no baseline
         total = likelihoods.sum(-1)
         return (expectation.loss + expectation.loss.detach() * (total - total.detach())).mean(-1)
@@ -410,6 +417,19 @@ def drawn_gating(estimator: str, pools: int, seed: int) -> Tensor:
 def test_drawn_gradients_for_gating_are_unbiased(estimator: str, pools: int, seed: int) -> None:
     expected = slope(true_systematic_loss if estimator == 'systematic' else true_multinomial_loss, GATING)
     assert standardised(drawn_gating(estimator, pools, seed), expected) < 4.5
+
+
+@pytest.mark.parametrize('estimator, blind', [('over_pools', True), ('over_draws', True), ('one_sample', False)])
+def test_a_constant_more_loss_changes_no_estimate(estimator: str, blind: bool) -> None:
+    """What a baseline is for, and what ESAC's code lacks: it sees the constant times noise."""
+    experts, chances = torch.randint(3, (100, 2, 3), generator=torch.Generator().manual_seed(0)), CHANCES[:2].repeat(100, 1, 1)
+    scores, losses, valid = of_experts(experts, chances)
+    gradients = []
+    for more in (0.0, 100.0):
+        gating = GATING.clone().requires_grad_()
+        expectation = expected_loss(scores, losses + more, valid, ALPHA, EMPTY + more)
+        gradients += torch.autograd.grad(gated_loss(estimator, expectation, gating.expand(100, -1), experts).sum(), gating)
+    assert torch.allclose(*gradients) == blind
 
 
 def test_systematic_draws_share_out_what_the_gating_says() -> None:
