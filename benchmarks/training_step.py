@@ -29,6 +29,7 @@ from dsac_ros.ransac.estimator import SCORED_NEXT
 from dsac_ros.ransac.sampling import uniform_draws
 
 RANGE_NOISE = 0.01  # [m], of the depth
+ANGLE = 0.0038  # [rad], a tenth of one of the localizer's cells, as it states the noise of bearings
 BITS = 0.6  # of entropy of the choice, over what the number of hypotheses allows
 EMPTY_LOSS = 100.0
 LOCALIZER_CELLS = 384  # of an image 256 x 192: what the localizer takes
@@ -54,7 +55,8 @@ def fullest(problems: ProblemSet, cell: str, modality: str) -> tuple[Corresponde
     noise, outlier = cells[cell]
     problem = max((problems.problem(noise, outlier, frame) for frame in range(len(problems))), key=lambda one: len(one.points_N3))
     made, _ = correspondences(problem, modality, 'cpu')
-    changed = {'scales_BN': torch.full_like(made.scales_BN, problems.noises_cm[noise] / 100)}
+    changed = {'scales_BN': torch.full_like(made.scales_BN, problems.noises_cm[noise] / 100),
+               'angles_BN': torch.full_like(made.angles_BN, ANGLE)}
     if made.ranges_BN is not None:
         changed['range_noise_BN'] = torch.full_like(made.ranges_BN, RANGE_NOISE)
     return replace(made, **changed), torch.from_numpy(np.linalg.inv(problem.camera_from_map))[None]

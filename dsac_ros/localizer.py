@@ -19,7 +19,7 @@ from dsac_ros.geometry.camera import bearings, cell_centres
 from dsac_ros.landmarks.positioning import ByLandmarks, Positioning, View
 from dsac_ros.maps.bundle import MapBundle, load_map
 from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
-from dsac_ros.ransac.cells import finished_by_angle, guidance, searched_by_angle
+from dsac_ros.ransac.cells import cell_problem, finished_by_angle, guidance, searched_by_angle
 from dsac_ros.ransac.correspondences import Correspondences, stacked
 from dsac_ros.ransac.covariance import pose_covariance
 from dsac_ros.ransac.estimator import Solution, estimate
@@ -31,7 +31,6 @@ from dsac_ros.tracking.integrity import judge
 
 NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
 MIN_ANYWHERE = 10.0  # inliers among the matches to anywhere, from which on their pose is the better start
-MIN_COSINE = 0.2  # of the angle off the axis: further out, depth (along the axis) says nothing of the distance
 MIN_DEPTH_CELLS = 30  # fewer cells with depth than this: the frame is solved as RGB
 
 
@@ -86,9 +85,9 @@ class Stopwatch:
         self._last = now
 
 
-def cell_depths(depth: np.ndarray, grid: CellGrid) -> np.ndarray:
-    """(N,) float32 metres at the cells, 0 where there is none: one NaN in the normal equations would spoil the pose."""
-    values = depth[grid.pixels_N2[:, 1], grid.pixels_N2[:, 0]]
+def cell_depths(depth: np.ndarray, pixels_N2: np.ndarray) -> np.ndarray:
+    """(N,) float32 metres at pixels (int), 0 where there is none: one NaN in the normal equations would spoil the pose."""
+    values = depth[pixels_N2[:, 1], pixels_N2[:, 0]]
     return np.where(np.isfinite(values) & (values > 0), values, np.float32(0))
 
 
@@ -138,7 +137,7 @@ class Localizer:
         anywhere = None if view is None else self._landmark_thread.submit(self.positioning.anywhere, view)
         grid = cell_grid(frame.camera)
         resized = cv2.resize(frame.image, (grid.width, grid.height), interpolation=cv2.INTER_AREA)
-        depth = cell_depths(frame.depth, grid) if modality == 'rgbd' and frame.depth is not None else None
+        depth = cell_depths(frame.depth, grid.pixels_N2) if modality == 'rgbd' and frame.depth is not None else None
         if depth is None or np.count_nonzero(depth) < MIN_DEPTH_CELLS:
             modality, depth = 'rgb', None
         watch.lap('prepare')
@@ -147,7 +146,8 @@ class Localizer:
         watch.lap('encoder')
         points_N3, scales_N, _ = self.expert(features)
         watch.lap('expert')
-        cells = self._cell_problem(grid, points_N3.double(), scales_N.double(), depth)
+        cells = cell_problem(points_N3[None], scales_N[None], torch.from_numpy(grid.bearings_N3)[None].to(self.device), STRIDE / grid.focal,
+                             None if depth is None else torch.from_numpy(depth)[None].to(self.device), self.estimator)
         matches = None if anywhere is None else anywhere.result()
         solutions = self._first_poses(frame, modality, cells, guidance(scales_N)[None], matches)
         finished = finished_by_angle(cells, solutions, self.estimator)
@@ -189,20 +189,6 @@ class Localizer:
         precise = first.inliers_B[1] >= MIN_ANYWHERE
         start_44 = torch.where(precise, first.camera_from_map_B44[1], pose_44)
         return self.positioning.near(view, start_44, torch.where(precise, NEAR_PX, self.estimator.landmark_radius_px) * view.pixel)
-
-    def _cell_problem(self, grid: CellGrid, points_N3: Tensor, scales_N: Tensor, depth_N: np.ndarray | None) -> Correspondences:
-        bearings_N3 = torch.from_numpy(grid.bearings_N3).to(self.device)
-        lengths_N = 1 / bearings_N3[:, 2].clamp(min=MIN_COSINE)
-        deviations_N = self.estimator.scale_factor * scales_N
-        angles_N = self.estimator.pixel_noise * STRIDE / grid.focal / lengths_N
-        usable_N = torch.ones_like(scales_N, dtype=torch.bool)
-        ranges_BN = noise_BN = None
-        if depth_N is not None:
-            z_N = torch.from_numpy(depth_N).double().to(self.device)
-            z_N = torch.where(bearings_N3[:, 2] > MIN_COSINE, z_N, torch.zeros_like(z_N))
-            ranges_BN = (z_N * lengths_N)[None]
-            noise_BN = ((self.estimator.depth_noise_floor + self.estimator.depth_noise * z_N.square()) * lengths_N)[None]
-        return Correspondences(points_N3[None], bearings_N3[None], deviations_N[None], angles_N[None], usable_N[None], ranges_BN, noise_BN)
 
     def _cell_evidence(self, problem: Correspondences, pose_44: Tensor, grid: CellGrid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of the cells at a pose: soft inliers, usable ones, spread over the image, rms residual of the inliers."""

@@ -9,6 +9,7 @@ import pytest
 from dsac_ros import config
 from dsac_ros.config import (
     EstimatorOptions,
+    FinetuningOptions,
     IntegrityOptions,
     MappingOptions,
     NodeOptions,
@@ -20,7 +21,7 @@ from dsac_ros.config import (
 from dsac_ros.errors import ConfigError
 from dsac_ros.evaluation.options import EvaluationOptions
 
-GROUPS = [NodeOptions, EstimatorOptions, TrackingOptions, IntegrityOptions, MappingOptions, EvaluationOptions]
+GROUPS = [NodeOptions, EstimatorOptions, TrackingOptions, IntegrityOptions, MappingOptions, FinetuningOptions, EvaluationOptions]
 EVERY = [(group, f) for group in GROUPS for f in fields(group)]
 NAMES = [f'{group.__name__}.{f.name}' for group, f in EVERY]
 

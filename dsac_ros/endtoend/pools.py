@@ -39,13 +39,14 @@ class Pools:
 
 
 def solve_pools(cells: Correspondences, weights_BN: Tensor, draws_BPK3: Tensor, map_from_camera_B44: Tensor,
-                options: EstimatorOptions, most: int = SCORED_NEXT) -> Pools:
+                options: EstimatorOptions, cut_off: float = 100.0, most: int = SCORED_NEXT) -> Pools:
     """Draw, solve, score and refine as the localizer does with cells, all with gradients.
 
     Args:
         cells: with noise as stated; in a graph by points_BN3 and, with depth, scales_BN (without it they have no part; ransac.cells).
         weights_BN: guidance, zero for what may not be drawn; in a graph if it is to be learnt.
         draws_BPK3: random numbers in [0, 1) (sampling.uniform_draws). map_from_camera_B44: the truth.
+        cut_off: of losses.pose_loss.
         most: cells on which hypotheses are scored and refined; the estimator refines its candidates on as many.
     """
     if cells.cameras_BN is not None:
@@ -63,7 +64,7 @@ def solve_pools(cells: Correspondences, weights_BN: Tensor, draws_BPK3: Tensor, 
     poses_BM44 = poses_BPK44.flatten(1, 2)
     scores_BM = _scores(search, poses_BM44, kernel)
     optima = refined(narrowed(few, options), poses_BM44.detach(), options, search)
-    losses_BM = pose_loss(se3.inverse(optima.poses_BK44), map_from_camera_B44)
+    losses_BM = pose_loss(se3.inverse(optima.poses_BK44), map_from_camera_B44, cut_off=cut_off)
     scores_BPK, losses_BPK, sound_BPK = (values.unflatten(1, valid_BPK.shape[1:]) for values in (scores_BM, losses_BM, optima.sound_BK))
     return Pools(scores_BPK, losses_BPK, log_likelihoods_BPK, valid_BPK, sound_BPK)
 

@@ -14,7 +14,27 @@ from dsac_ros.config import EstimatorOptions
 from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.estimator import Solution, refine_from
 
+MIN_COSINE = 0.2  # of the angle off the axis: further out, depth (along the axis) says nothing of the distance
 STATED = 1e-6  # metres of noise of the points: none, next to that of the angle
+
+
+def cell_problem(points_BN3: Tensor, scales_BN: Tensor, bearings_BN3: Tensor, cell_rad: float, depths_BN: Tensor | None,
+                 options: EstimatorOptions) -> Correspondences:
+    """What an expert predicts for the cells of B images, as it states its noise.
+
+    Args:
+        points_BN3, scales_BN: of the expert [m]. bearings_BN3: unit viewing rays; what is not finite is not usable. cell_rad: angle that a
+            cell on the optical axis takes up. depths_BN: measured along the axis [m], 0 where there is none; None: RGB.
+    """
+    bearings_BN3 = bearings_BN3.double()
+    lengths_BN = 1 / bearings_BN3[..., 2].clamp(min=MIN_COSINE)
+    ranges_BN = noise_BN = None
+    if depths_BN is not None:
+        z_BN = torch.where(bearings_BN3[..., 2] > MIN_COSINE, depths_BN.double(), 0.0)
+        ranges_BN = z_BN * lengths_BN
+        noise_BN = (options.depth_noise_floor + options.depth_noise * z_BN.square()) * lengths_BN
+    return Correspondences(points_BN3.double(), bearings_BN3, options.scale_factor * scales_BN.double(),
+                           options.pixel_noise * cell_rad / lengths_BN, torch.ones_like(scales_BN, dtype=torch.bool), ranges_BN, noise_BN)
 
 
 def guidance(scales_N: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any, Callable, Iterator
 import numpy as np
 import torch
 
-from dsac_ros.config import MappingOptions
+from dsac_ros.config import FinetuningOptions, MappingOptions
 from dsac_ros.data.checks import check_consistency
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DataError
@@ -88,7 +88,7 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite)
 
 
-def read_frames(source: FrameSource, options: MappingOptions) -> tuple[list[Frame], list[Frame], Counter[str]]:
+def read_frames(source: FrameSource, options: MappingOptions | FinetuningOptions) -> tuple[list[Frame], list[Frame], Counter[str]]:
     """Posed frames for training and, in blocks spread over the recording, held out; and what was left out, by cause."""
     count = len(source)
     left_out: Counter[str] = Counter()

@@ -1,0 +1,66 @@
+"""Train a map end to end, through the RANSAC, on recordings with poses: `dsac-ros finetune ROOM.dsacmap BAG --out BETTER.dsacmap`."""
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from dsac_ros.config import FinetuningOptions
+
+HELP = 'train a map end to end, through the RANSAC'
+# The switches that have a place of their own on the command line; the others come as --set NAME=VALUE.
+DIRECT = ('modality', 'minutes', 'iterations', 'seed')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `dsac-ros finetune`."""
+    from dsac_ros.data.opening import add_source_arguments
+
+    described = {f.name: f for f in fields(FinetuningOptions)}
+    parser.add_argument('map', help='map bundle to start from; it stays as it is')
+    parser.add_argument('sources', nargs='+', metavar='source', help='bags or data folders of one camera, poses in the frame of the map')
+    parser.add_argument('--out', required=True, help='map bundle to write; OUT.finetuning beside it holds checkpoint, log and plot')
+    parser.add_argument('--overwrite', action='store_true', help='replace the map at --out, and forget an interrupted training')
+    parser.add_argument('--resume', action='store_true', help='go on with an interrupted training, with the same options')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    for name in DIRECT:
+        default, about = described[name].default, described[name].metadata
+        parser.add_argument(f'--{name}', type=type(default), default=default, choices=about['choices'] or None, help=about['help'])
+    parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
+                        help='another option of the training: ' + ', '.join(name for name in described if name not in DIRECT))
+    add_source_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, and print how good the map is on frames that were held out."""
+    from dsac_ros.config import parse_settings
+    from dsac_ros.data.opening import source_from, warning_lines
+    from dsac_ros.errors import ConfigError
+    from dsac_ros.training.finetuning import finetune
+    from dsac_ros.training.mapping import stop_on_interrupt
+
+    settings = parse_settings({'': FinetuningOptions}, options.set)
+    twice = sorted(set(settings) & set(DIRECT))
+    if twice:
+        raise ConfigError(f'--set {twice[0]}: use --{twice[0]}')
+    training = FinetuningOptions(**settings, **{name: getattr(options, name) for name in DIRECT})
+    sources = [source_from(path, options, require_poses=True, load_depth=not training.rgb_only) for path in options.sources]
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    with stop_on_interrupt() as stopped:
+        bundle = finetune(options.map, sources, options.out, training, options.device, options.overwrite, options.resume, stopped)
+    for source in sources:
+        for line in warning_lines(source):
+            print(line)
+    record = bundle.training['finetuned']
+    print(f'{options.out}: {record["steps"]} steps in {record["seconds"]:.0f} s on {record["frames"]} frames; the best state is that of '
+          f'step {record["best_step"]}, held-out pose loss {record["held_out_loss"]:.2f}')
+    for kind, errors in record['held_out'].items():
+        print(f'  {kind}: {100 * errors["median_translation_m"]:.1f} cm, {errors["median_rotation_deg"]:.2f} deg '
+              f'in the median of {errors["frames"]} frames held out')
+    if not record['best_step']:
+        print('warning: no state was better than the map that it started from, which is what was written; '
+              'train for longer, with another learning rate, or leave the map as it is', file=sys.stderr)
+    print(f'log and plot: {Path(options.out)}.finetuning')
+    return 0

@@ -1,0 +1,69 @@
+"""Views for end-to-end training: whole images with their pose, encoded once, since the encoder stays as it is."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsac_ros.errors import DataError
+from dsac_ros.geometry.camera import bearings, cell_centres
+from dsac_ros.localizer import cell_depths, cell_grid
+from dsac_ros.networks.encoder import STRIDE, Encoder, image_to_tensor
+from dsac_ros.records import Frame
+from dsac_ros.training.augmentation import augmented_view, clean_view
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """V views of N cells each, of one camera. features_VNC: fp16. bearings_VN3: unit rays [camera frame], NaN outside of the source image.
+    depths_VN: [m] along the axis, 0 where there is none. map_from_camera_V44. cell_rad: angle that a cell takes up."""
+
+    features_VNC: Tensor
+    bearings_VN3: Tensor
+    depths_VN: Tensor
+    map_from_camera_V44: Tensor
+    cell_rad: float
+
+    def __len__(self) -> int:
+        return len(self.features_VNC)
+
+    def some(self, index_B: Tensor) -> Episodes:
+        """A batch."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Episodes(**{name: value[index_B] if isinstance(value, Tensor) else value for name, value in values.items()})
+
+
+def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, device: torch.device,
+           progress: Callable[[], object]) -> Episodes:
+    """Every frame as the localizer sees it, and `augmented` times through a random homography, brighter or darker.
+
+    A homography moves cells about the image and leaves the camera where it is: what counts is the ray that each of them shows. Raises
+    DataError where the frames are not of one camera.
+    """
+    camera = frames[0].camera
+    for frame in frames:
+        if frame.camera != camera:
+            raise DataError(f'expected frames of one camera, found {frame.camera} beside {camera}; fine-tune on the bags of one camera')
+    grid, rng = cell_grid(camera), np.random.default_rng(seed)
+    cells, chosen = cell_centres(grid.width, grid.height, STRIDE), grid.cells_N.numpy()
+    features, rays, depths, poses = [], [], [], []
+    for frame in frames:
+        for number in range(1 + augmented):
+            view = (augmented_view(frame.image, grid.width, grid.height, cells, camera.fx, rng) if number
+                    else clean_view(frame.image, grid.width, grid.height, cells))
+            pixels = view.source_px.reshape(-1, 2)[chosen]
+            inside = ((pixels > -0.5) & (pixels < [camera.width - 0.5, camera.height - 0.5])).all(-1)
+            with torch.inference_mode():
+                maps = encoder(image_to_tensor(view.image).to(device))[0]
+            features.append(maps.flatten(1).T[grid.cells_N.to(device)].half().clone())
+            seen = np.where(inside[:, None], pixels, 0.0)
+            rays.append(np.where(inside[:, None], bearings(camera, seen), np.nan))
+            measured = 0.0 if frame.depth is None else cell_depths(frame.depth, np.rint(seen).astype(int))
+            depths.append(np.where(inside, measured, 0.0))
+            poses.append(frame.map_from_camera)
+            progress()
+    rays_VN3, depths_VN, poses_V44 = (torch.from_numpy(np.stack(values)).to(device) for values in (rays, depths, poses))
+    return Episodes(torch.stack(features), rays_VN3, depths_VN, poses_V44, STRIDE / grid.focal)

@@ -1,0 +1,169 @@
+"""End-to-end training of a tiny map: it gets better, can be killed, and says what it was made from."""
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import rooms
+import torch
+
+from dsac_ros.config import FinetuningOptions
+from dsac_ros.errors import DataError, MapError
+from dsac_ros.maps.bundle import MapBundle, load_map
+from dsac_ros.networks.encoder import shared_encoder
+from dsac_ros.training import finetuning
+from dsac_ros.training.episodes import encode
+from dsac_ros.training.finetuning import CHECKPOINT, finetune, new_state, one_step, predict
+
+OPTIONS = FinetuningOptions(iterations=6, batch=2, hypotheses=32, bits=3.0, augmented=0, check_every=3, held_out_share=0.25,
+                            checkpoint_seconds=0.1)
+CPU = torch.device('cpu')
+
+
+def tuned(out: Path, options: FinetuningOptions = OPTIONS, **arguments: object) -> MapBundle:
+    return finetune(rooms.tiny_map()[0], [rooms.ListSource(rooms.tiny_frames())], out, options, 'cpu', quiet=True, **arguments)
+
+
+def weights(bundle: MapBundle) -> dict[str, torch.Tensor]:
+    return bundle.expert.state_dict()
+
+
+def same(one: MapBundle, two: MapBundle) -> bool:
+    return all(torch.equal(value, weights(two)[name]) for name, value in weights(one).items())
+
+
+@pytest.mark.parametrize('modality', ['rgb', 'rgbd'])
+def test_the_expected_loss_falls_and_the_best_state_is_kept(tmp_path: Path, modality: str) -> None:
+    """Of frames that the map was made of; on held-out ones a room of 36 frames has nothing to gain."""
+    options = replace(OPTIONS, modality=modality, iterations=40, check_every=10)
+    bundle = tuned(tmp_path / 'm.dsacmap', options)
+    with (tmp_path / 'm.dsacmap.finetuning' / 'log.csv').open() as file:
+        log = list(csv.DictReader(file))
+    losses, held_out = [float(row['loss']) for row in log[1:]], [float(row['held_out']) for row in log]
+    assert [int(row['step']) for row in log] == [0, 10, 20, 30, 40] and losses[-1] < 0.7 * losses[0], losses
+    record = bundle.training['finetuned']
+    assert record['held_out_loss'] == pytest.approx(min(held_out), abs=1e-3) and record['best_step'] == 10 * held_out.index(min(held_out))
+    assert (tmp_path / 'm.dsacmap.finetuning' / 'log.png').stat().st_size > 5000
+
+
+def test_the_result_says_what_it_was_made_from_and_the_first_map_stays(tmp_path: Path) -> None:
+    path, start = rooms.tiny_map()
+    before = {file: file.read_bytes() for file in path.rglob('*') if file.is_file()}
+    bundle = load_map(tuned(tmp_path / 'm.dsacmap') and tmp_path / 'm.dsacmap')
+    record = bundle.training['finetuned']
+    assert record['from'] == str(path) and record['expert_sha256'] == start.entry.sha256 and record['sources'] == ['the-bag']
+    assert record['steps'] == 6 and record['options']['batch'] == 2 and bundle.training['steps'] == rooms.TINY['steps']
+    assert bundle.frame_id == start.frame_id and bundle.entry.centre == start.entry.centre and set(record['held_out']) >= {'rgb'}
+    assert bundle.covariance_factors['rgbd'] == start.covariance_factors['rgbd']  # it was not trained for depth
+    assert {file: file.read_bytes() for file in path.rglob('*') if file.is_file()} == before
+    assert not (tmp_path / 'm.dsacmap.finetuning' / CHECKPOINT).exists()
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped at step 4 by an exception, where the newest checkpoint is of any step before."""
+    alone = tuned(tmp_path / 'alone.dsacmap')
+    steps, real = [], finetuning.one_step
+
+    def fails(state: finetuning.State, *arguments: object) -> dict[str, float]:
+        steps.append(state.step)
+        if state.step == 4:
+            raise RuntimeError('power cut')
+        time.sleep(0.11)  # so that each step has a checkpoint before it
+        return real(state, *arguments)
+
+    monkeypatch.setattr(finetuning, 'one_step', fails)
+    with pytest.raises(RuntimeError, match='power cut'):
+        tuned(tmp_path / 'm.dsacmap')
+    monkeypatch.setattr(finetuning, 'one_step', real)
+    with pytest.raises(MapError, match='--resume'):
+        tuned(tmp_path / 'm.dsacmap')
+    with pytest.raises(MapError, match='seed'):
+        tuned(tmp_path / 'm.dsacmap', replace(OPTIONS, seed=1), resume=True)
+    resumed = tuned(tmp_path / 'm.dsacmap', resume=True)
+    assert same(alone, resumed) and not same(alone, rooms.tiny_map()[1])
+    assert resumed.training['finetuned']['held_out_loss'] == alone.training['finetuned']['held_out_loss']
+
+
+KILLED = '''
+import sys
+from pathlib import Path
+sys.path[:0] = [{test!r}]
+import rooms, torch
+from dsac_ros.training.finetuning import finetune
+from test_finetuning import OPTIONS
+from dataclasses import replace
+torch.set_num_threads(1)
+out = Path({out!r})
+resume = (out.with_name(out.name + '.finetuning') / 'checkpoint.safetensors').is_file()
+finetune({map!r}, [rooms.ListSource(rooms.tiny_frames())], out, replace(OPTIONS, iterations=30), 'cpu', resume=resume, quiet=True)
+'''
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    """kill -9, five times, somewhere between the first step and the last; benchmarks.kill_and_resume does it twenty times."""
+    folder, rng = Path(__file__).parent, torch.Generator().manual_seed(0)
+
+    def start(out: Path) -> subprocess.Popen:
+        paths = {'test': str(folder.parent), 'out': str(out), 'map': str(rooms.tiny_map()[0])}
+        code = KILLED.replace('sys.path[:0] = [{test!r}]', 'sys.path[:0] = [{test!r}, {test!r} + "/training"]').format(**paths)
+        return subprocess.Popen([sys.executable, '-c', code])
+
+    assert start(tmp_path / 'alone.dsacmap').wait() == 0
+    out = tmp_path / 'm.dsacmap'
+    checkpoint = out.with_name(out.name + '.finetuning') / CHECKPOINT
+    kills = 0
+    while not out.exists():
+        process, seen = start(out), checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == seen):
+            time.sleep(0.01)
+        time.sleep(0.4 * float(torch.rand((), generator=rng)))
+        if kills < 5 and process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        assert process.wait() in (0, -signal.SIGKILL)
+    assert kills == 5 and same(load_map(tmp_path / 'alone.dsacmap'), load_map(out))
+
+
+def test_stopping_early_keeps_the_best_state(tmp_path: Path) -> None:
+    asked = iter([False] * 4 + [True] * 9)
+    bundle = tuned(tmp_path / 'm.dsacmap', stopped=lambda: next(asked))
+    assert bundle.training['finetuned']['steps'] == 4
+
+
+def test_guidance_learns_by_what_is_drawn_and_only_if_asked() -> None:
+    """Without depth the predicted scale has no other part: its gradient is that of the draws alone."""
+    frames = list(rooms.tiny_frames()[:4])
+    episodes = encode(frames, shared_encoder('cpu'), 0, 0, CPU, lambda: None)
+    moved = {}
+    for guided in (True, False):
+        options = replace(OPTIONS, guidance=guided)
+        state = new_state(rooms.tiny_map()[1], options, CPU, 10)
+        one_step(state, episodes, options)
+        moved[guided] = state.expert.last.weight.grad[-1].abs().max().item()
+    assert moved[False] == 0 and moved[True] > 0
+    with torch.no_grad():
+        _, weights_BN = predict(rooms.tiny_map()[1].expert, episodes, replace(OPTIONS, guidance=False))
+    assert (weights_BN == 1).all()
+
+
+def test_poses_in_another_frame_are_refused(tmp_path: Path) -> None:
+    source = rooms.ListSource(rooms.tiny_frames())
+    source.map_frame = 'odom'
+    with pytest.raises(DataError, match="'odom'.*'map'"):
+        finetune(rooms.tiny_map()[0], [source], tmp_path / 'm.dsacmap', OPTIONS, 'cpu', quiet=True)
+    with pytest.raises(MapError, match='nothing to resume'):
+        tuned(tmp_path / 'm.dsacmap', resume=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_time_becomes_a_number_of_steps(tmp_path: Path) -> None:
+    bundle = tuned(tmp_path / 'm.dsacmap', replace(OPTIONS, iterations=0, minutes=0.02))
+    assert 1 <= bundle.training['finetuned']['steps'] < 60
