@@ -306,14 +306,14 @@ def picture(networks: dict[str, PatchNetwork], images: Images, path: Path) -> No
     axes = figure.subplots(rows, columns, squeeze=False)
     extent = (-HALF, HALF, HALF, -HALF)
     for row in range(rows):
-        axes[row, 0].imshow(images.pixels_B1HW[row, 0], cmap='gray', vmin=-0.2, vmax=1.2, extent=extent)
+        axes[row, 0].imshow(images.pixels_B1HW[row, 0].numpy(), cmap='gray', vmin=-0.2, vmax=1.2, extent=extent)
         axes[row, 0].set_title('image', fontsize=9)
     for column, (name, network) in enumerate(networks.items(), 1):
         problem, pool = choose(network, images)
         best = pool.best()[:, 0]
         for row in range(rows):
             panel = axes[row, column]
-            panel.imshow(images.pixels_B1HW[row, 0], cmap='gray', vmin=-0.2, vmax=4.0, extent=extent)
+            panel.imshow(images.pixels_B1HW[row, 0].numpy(), cmap='gray', vmin=-0.2, vmax=4.0, extent=extent)
             lines = pool.refined_BK[row][pool.valid_BK[row]]
             for end in border_ends(lines[:, :2], lines[:, 2]):
                 panel.plot(*end.T.numpy(), color='white', linewidth=0.6, alpha=0.15)

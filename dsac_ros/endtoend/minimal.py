@@ -24,7 +24,7 @@ def from_rays(poses_K44: Tensor, valid_K: Tensor, bearings_K33: Tensor, points_K
     """
     poses_K44 = poses_K44.detach()
     seen_K33 = points_K33 @ poses_K44[..., :3, :3].mT + poses_K44[..., None, :3, 3]
-    axes = torch.stack(across(bearings_K33.nan_to_num(0, 0, 0)), -2)  # (..., 3 points, 2 across, 3)
+    axes = torch.stack(across(_where(valid_K, bearings_K33)), -2)  # (..., 3 points, 2 across, 3)
     residuals_K6 = (axes @ seen_K33[..., None])[..., 0].flatten(-2)
     seen = seen_K33.detach()[..., None, :].expand_as(axes)
     length_K = seen_K33.detach().norm(dim=-1).mean(-1)
@@ -41,7 +41,7 @@ def from_triangles(poses_K44: Tensor, valid_K: Tensor, points_K33: Tensor, seen_
     Args:
         seen_K33: the measured points [m, camera frame].
     """
-    poses_K44 = poses_K44.detach()
+    poses_K44, seen_K33 = poses_K44.detach(), _where(valid_K, seen_K33)
     seen_centre_K3 = seen_K33.mean(-2)
     seen = seen_K33 - seen_centre_K3[..., None, :]
     moved = points_K33 @ poses_K44[..., :3, :3].mT + poses_K44[..., None, :3, 3]
@@ -54,3 +54,8 @@ def from_triangles(poses_K44: Tensor, valid_K: Tensor, points_K33: Tensor, seen_
     turn_K3 = (inverted @ torque_K3[..., None])[..., 0]
     tangent_K6 = torch.cat([turn_K3, -shift_K3 - torch.linalg.cross(turn_K3, seen_centre_K3)], -1)
     return with_gradient(poses_K44, tangent_K6, sound & valid_K)
+
+
+def _where(valid_K: Tensor, vectors_K33: Tensor) -> Tensor:
+    """Zeros elsewhere: what is no number would make none of a gradient of zero."""
+    return torch.where(valid_K[..., None, None], vectors_K33, torch.zeros_like(vectors_K33))

@@ -160,11 +160,12 @@ def test_a_batch_is_its_images(kind: str) -> None:
 
 @pytest.mark.parametrize('kind', scenes.KINDS)
 def test_images_that_see_nothing_spoil_no_batch(kind: str) -> None:
-    """One of nothing usable, one of no numbers, one of points all at one place, beside a good one; in float32 as networks give them."""
+    """One of nothing usable, not even rays, one of no numbers, one of points all at one place, beside a good one; in float32 as networks
+    give them."""
     made = [cells(kind, seed) for seed in range(4)]
     together = scenes.stacked([one.problem for one in made])
     usable, raw = together.usable_BN.clone(), together.points_BN3.float()
-    usable[0] = False
+    usable[0], together.bearings_BN3[0] = False, torch.nan
     raw[1], raw[2] = torch.nan, raw[2, :1]
     points, scales = raw.requires_grad_(), together.scales_BN.float().requires_grad_()
     problem = replace(together, points_BN3=points.double(), scales_BN=scales.double(), usable_BN=usable)

@@ -18,6 +18,7 @@ from dsac_ros.endtoend.refinement import Refined, refined
 from dsac_ros.ransac.cells import STATED
 from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.estimator import refine_from
+from dsac_ros.ransac.kernel import Kernel
 
 EVEN_AT = 2.0
 # Stated, so that tuning the defaults moves nothing here.
@@ -195,6 +196,19 @@ def test_no_gradient_without_an_optimum(spoil: str, kind: str) -> None:
     found, by_all = gradients(SPOILT[spoil](made.problem), starts(made.truth, count=2), pose_weights(0, 2))
     assert not found.sound_BK.any() and found.poses_BK44.isfinite().all()
     assert all((values == 0).all() for values in by_all)
+
+
+@pytest.mark.parametrize('least, sound, step', [(0.5, True, 0.2), (1e-9, False, 0.0), (-0.5, False, 0.1)])
+def test_newton_goes_by_the_true_matrix_at_an_optimum(least: float, sound: bool, step: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its smallest eigenvalue is what decides: where it is negative the step is that of Gauss and Newton, in a valley there is none."""
+    made = scene('room', 'rgb')
+    gradient, eye = torch.full((1, 1, 6), 0.1, dtype=torch.float64), torch.eye(6, dtype=torch.float64)[None, None]
+    matrix = eye.clone()
+    matrix[..., 5, 5] = least
+    monkeypatch.setattr(refinement, 'equations', lambda *_: (gradient, eye, matrix))
+    found, inverse, is_sound = refinement.newton(made.problem, made.problem.vectors(starts(made.truth)), Kernel(EVEN_AT))
+    assert is_sound.item() == sound and found[0, 0, 5].item() == pytest.approx(-step)
+    assert inverse[0, 0, 5, 5].item() == pytest.approx(10 * step)
 
 
 def test_cells_without_numbers_get_no_gradient_and_spoil_none() -> None:

@@ -42,6 +42,15 @@ def test_a_line_goes_through_its_points_and_a_repeat_is_none() -> None:
     torch.testing.assert_close(lines[valid][:, :2].norm(dim=-1), torch.ones(3, dtype=torch.float64))
 
 
+def test_loss_is_the_mean_distance_of_the_true_ends() -> None:
+    problem = scattered()
+    losses = problem.loss(problem.solve(torch.tensor([[[3, 7]], [[0, 19]]]))[0])
+    for image, (first, second) in enumerate(((3, 7), (0, 19))):
+        a, b = problem.points_BN2[image, [first, second]].numpy()
+        away = [abs(np.linalg.det([b - a, end - a])) / np.linalg.norm(b - a) for end in problem.ends_B22[image].numpy()]
+        assert float(losses[image, 0]) == pytest.approx(np.mean(away), rel=1e-9)
+
+
 def test_refinement_is_total_least_squares() -> None:
     problem = scattered()
     lines, _ = problem.solve(torch.tensor([[[3, 7]], [[0, 19]]]))
