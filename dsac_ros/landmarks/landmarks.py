@@ -30,12 +30,14 @@ SAME_PLACE = 0.03  # of the distance: landmarks this close are the same thing ma
 @dataclass(frozen=True)
 class Landmarks:
     """points_L3 [m, map frame]; views_L3: from each point to the camera that mapped it [m]; descriptors_LC: float32, compressed, unit
-    length; basis_DC: what compresses a descriptor."""
+    length; basis_DC: what compresses a descriptor; common_shift [rad]: what a whole view of them is turned by, standard deviation about an
+    axis."""
 
     points_L3: Tensor
     views_L3: Tensor
     descriptors_LC: Tensor
     basis_DC: Tensor
+    common_shift: float = 0.0
 
     @staticmethod
     def compressed(points_L3: Tensor, views_L3: Tensor, descriptors_LD: Tensor) -> Landmarks:
@@ -46,16 +48,19 @@ class Landmarks:
     def tensors(self) -> dict[str, Tensor]:
         """For the map file: descriptors as signed bytes."""
         return {'landmarks.points': self.points_L3.float(), 'landmarks.views': self.views_L3.half(),
-                'landmarks.descriptors': (self.descriptors_LC * 127).round().to(torch.int8), 'landmarks.basis': self.basis_DC.float()}
+                'landmarks.descriptors': (self.descriptors_LC * 127).round().to(torch.int8), 'landmarks.basis': self.basis_DC.float(),
+                'landmarks.common_shift': torch.tensor(self.common_shift, dtype=torch.float32)}
 
     @staticmethod
     def from_tensors(tensors: dict[str, Tensor]) -> Landmarks:
         """The inverse of tensors()."""
         words = torch.nn.functional.normalize(tensors['landmarks.descriptors'].float(), dim=1)
-        return Landmarks(tensors['landmarks.points'], tensors['landmarks.views'].float(), words, tensors['landmarks.basis'])
+        return Landmarks(tensors['landmarks.points'], tensors['landmarks.views'].float(), words, tensors['landmarks.basis'],
+                         float(tensors['landmarks.common_shift']))
 
     def to(self, device: torch.device) -> Landmarks:
-        return Landmarks(self.points_L3.to(device), self.views_L3.to(device), self.descriptors_LC.to(device), self.basis_DC.to(device))
+        return Landmarks(self.points_L3.to(device), self.views_L3.to(device), self.descriptors_LC.to(device), self.basis_DC.to(device),
+                         self.common_shift)
 
     @cached_property
     def points_3L(self) -> Tensor:

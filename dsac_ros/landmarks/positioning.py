@@ -11,6 +11,7 @@ from dsac_ros.config import EstimatorOptions
 from dsac_ros.landmarks.keypoints import LOCALIZING, detect, padded
 from dsac_ros.landmarks.landmarks import Landmarks, candidates, compress, match, match_anywhere
 from dsac_ros.ransac.correspondences import Correspondences
+from dsac_ros.ransac.covariance import with_common_shift
 from dsac_ros.ransac.estimator import refine_from
 from dsac_ros.ransac.evidence import occupied, weighted_rms
 from dsac_ros.records import Frame
@@ -80,7 +81,7 @@ class Positioning:
         enough = (inliers >= options.min_landmarks) & (spread >= options.min_landmark_spread)
         residuals = problem.residuals(problem.vectors(solution.camera_from_map_B44[:, None]))
         rms = weighted_rms(residuals.across_BKN[0, 0], residuals.range_BKN[0, 0].square(), weights_M)
-        hessian_66 = solution.hessian_B66[0] / self.covariance_factor
+        hessian_66 = with_common_shift(solution.hessian_B66[0] / self.covariance_factor, self.landmarks.common_shift)
         return ByLandmarks(solution.camera_from_map_B44[0], hessian_66, inliers, spread, rms, enough)
 
     def _problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> Correspondences:

@@ -210,12 +210,14 @@ def _build(file: Path, tensors: dict[str, torch.Tensor]) -> Expert:
 
 
 def _landmarks(file: Path, tensors: dict[str, torch.Tensor]) -> Landmarks:
+    tensors = {'landmarks.common_shift': torch.zeros(()), **tensors}  # which maps of before November 2026 lack
     points = tensors.get('landmarks.points')
     count = len(points) if points is not None and points.ndim else 0
     if not 0 < count <= MAX_LANDMARKS:
         raise MapError(f'{file}: expected 1 to {MAX_LANDMARKS} landmarks, found {count}')
     expected = {'landmarks.points': ((count, 3), torch.float32), 'landmarks.views': ((count, 3), torch.float16),
-                'landmarks.descriptors': ((count, COMPRESSED), torch.int8), 'landmarks.basis': ((DIMENSIONS, COMPRESSED), torch.float32)}
+                'landmarks.descriptors': ((count, COMPRESSED), torch.int8), 'landmarks.basis': ((DIMENSIONS, COMPRESSED), torch.float32),
+                'landmarks.common_shift': ((), torch.float32)}
     found = {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:

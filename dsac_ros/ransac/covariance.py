@@ -51,6 +51,13 @@ def _floor(matrix: Tensor) -> Tensor:
     return (1e-12 * matrix.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] + 1e-12) * eye
 
 
+def with_common_shift(hessian_66: Tensor, shift: float) -> Tensor:
+    """The information (6, 6) where all that a pose was found by may be turned by `shift` [rad] about each axis of the camera."""
+    turn = torch.zeros(6, dtype=hessian_66.dtype, device=hessian_66.device)
+    turn[:3] = shift ** 2
+    return torch.linalg.inv_ex(torch.linalg.inv_ex(hessian_66 + _floor(hessian_66))[0] + turn.diag())[0]
+
+
 def pose_covariance(hessian_66: Tensor, camera_from_map_44: Tensor) -> Tensor:
     """Covariance (6, 6) of the camera in the map: x, y, z, rotation about the map's fixed axes [m, rad].
 

@@ -1,6 +1,8 @@
 """How far the inverse Hessian understates the error of a finished map: measured on frames that the head never saw."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
@@ -28,6 +30,9 @@ def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], 
     degrees of freedom), so that neither the bulk nor the tail is understated. Once the budget is over MIN_FRAMES have to do.
     """
     factors, errors = dict.fromkeys(COVARIANCE_KEYS, FALLBACK_FACTOR), {}
+    if landmarks is not None:
+        # Held-out frames lie between frames of the same part of the recording, and are turned as those are.
+        landmarks = replace(landmarks, common_shift=0.0)
     bundle = MapBundle(frame_id, ExpertEntry('room', '', '', centre, extent), expert, landmarks, dict.fromkeys(COVARIANCE_KEYS, 1.0))
     runs = [('rgb', 'rgb', False), ('rgbd', 'rgbd', False), ('landmarks', 'rgb', True)]
     for key, modality, by_landmarks in runs:

@@ -9,7 +9,8 @@ import scenery
 
 from benchmarks.structure_based import StructureMap, evaluate, full_size, lifted, mutual, triangulated
 from dsac_ros.evaluation.metrics import pose_error
-from dsac_ros.records import Frame
+from dsac_ros.landmarks.keypoints import Keypoints
+from dsac_ros.records import Camera, Frame
 
 pytest.importorskip('poselib')
 
@@ -49,6 +50,27 @@ def test_a_point_seen_by_two_views_only_stays_out(walk: list[Frame]) -> None:
     pytest.importorskip('pycolmap')
     pair = walk[:2]
     assert all(np.isnan(points).all() for points in triangulated(pair, [full_size(frame) for frame in pair]))
+
+
+def test_a_keypoint_that_the_other_views_contradict_stays_out() -> None:
+    """Five cameras side by side see five points; one keypoint of the first slid along its epipolar line, where no match can tell."""
+    pytest.importorskip('pycolmap')
+    camera = Camera(640, 480, 500.0, 500.0, 320.0, 240.0)
+    points = np.array([[-0.6, -0.4, 3.0], [-0.3, 0.2, 3.2], [0.0, -0.1, 2.8], [0.3, 0.4, 3.1], [0.6, 0.0, 2.9]])
+    words = np.eye(5, 128, dtype=np.float32)
+    frames, keypoints = [], []
+    for number in range(5):
+        pose = np.eye(4)
+        pose[0, 3] = 0.2 * number
+        offset = points - pose[:3, 3]
+        rays = offset[:, :2] / offset[:, 2:] + [[0.1 if (number, at) == (0, 2) else 0.0, 0.0] for at in range(5)]
+        frames.append(Frame(np.zeros((480, 640, 3), np.uint8), camera, number + 1, None, pose))
+        keypoints.append(Keypoints(rays * 500 + [320, 240], rays, words))
+    first, *others = triangulated(frames, keypoints)
+    assert np.isnan(first[2]).all()
+    np.testing.assert_allclose(np.delete(first, 2, 0), np.delete(points, 2, 0), atol=1e-6)
+    for found in others:
+        np.testing.assert_allclose(found, points, atol=1e-6)
 
 
 def test_nothing_in_view_is_no_answer(walk: list[Frame]) -> None:

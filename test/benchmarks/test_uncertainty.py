@@ -84,6 +84,17 @@ def test_poses_are_counted_as_in_an_evaluation(tmp_path: Path) -> None:
     assert row == [f'| RGB | {summary["nees_frames"]} | {" | ".join(shares)} | {summary["nees_median"] / 5.348:.2f} |']
 
 
+def test_poses_as_uncertain_as_stated() -> None:
+    squares = 1.5 * np.random.default_rng(0).chisquare(6, 50_000)
+    assert pose_table({'x': squares / 1.5, 'y': squares}).splitlines()[2:] == [
+        '| x | 50000 | 50 | 90 | 99 | 1.00 |', f'| y | 50000 | {" | ".join(narrow(squares))} | 1.50 |']
+
+
+def narrow(squares: np.ndarray) -> list[str]:
+    """Shares within the quantiles of chi square with six degrees of freedom as tables have them."""
+    return [f'{100 * (squares <= limit).mean():.0f}' for limit in (5.348, 10.645, 16.812)]
+
+
 class Frames(list):
     """A FrameSource."""
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +40,15 @@ def test_noise_shows_in_the_residual_and_the_factor_in_the_information(scene) ->
     trusting = Positioning(scene['landmarks'], torch.device('cpu'), EstimatorOptions(), 1.0).near(view, scene['pose'], 16 * PIXEL)
     doubting = solver.near(view, scene['pose'], 16 * PIXEL)
     torch.testing.assert_close(4 * doubting.hessian_66, trusting.hessian_66)
+
+
+def test_what_landmarks_share_is_no_smaller_for_being_many(scene) -> None:
+    """Covariance of rotation and translation in the camera: as of independent noise, and the shift of a whole view on top."""
+    solver, view = positioning(scene)
+    shifted = Positioning(replace(scene['landmarks'], common_shift=2e-3), torch.device('cpu'), EstimatorOptions(), 4.0)
+    before, after = (torch.linalg.inv(s.near(view, scene['pose'], 16 * PIXEL).hessian_66) for s in (solver, shifted))
+    torch.testing.assert_close(after - before, torch.diag(torch.tensor([4e-6] * 3 + [0.0] * 3, dtype=torch.float64)), atol=1e-10, rtol=0)
+    assert before.diagonal()[:3].max() < 4e-6
 
 
 def test_too_few_or_too_close_together_are_not_enough(scene) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -103,6 +104,11 @@ def test_landmarks_round_trip(path: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(ours.views_L3, made.views_L3, rtol=2 ** -11, atol=1e-6)  # float16
     torch.testing.assert_close(ours.descriptors_LC, made.descriptors_LC, rtol=0, atol=0.006)  # 1/127, half of it, normalised again
     assert torch.equal(ours.basis_DC, made.basis_DC)
+    assert ours.common_shift == made.common_shift == 0.0
+    saved(tmp_path / 'shifted.dsacmap', landmarks=replace(made, common_shift=0.0015))
+    assert load_map(tmp_path / 'shifted.dsacmap').landmarks.common_shift == pytest.approx(0.0015)
+    replace_tensors(tmp_path / 'shifted.dsacmap', lambda t: t.pop('landmarks.common_shift'))  # as maps were made before
+    assert load_map(tmp_path / 'shifted.dsacmap').landmarks.common_shift == 0.0
     saved(tmp_path / 'none.dsacmap', landmarks=None)
     assert load_map(tmp_path / 'none.dsacmap').landmarks is None
 
@@ -166,6 +172,8 @@ def test_one_flipped_bit(path: Path) -> None:
     (lambda t: t['landmarks.views'].__setitem__((2, 1), torch.inf), 'landmarks.views'),
     (lambda t: t['landmarks.basis'].__setitem__((2, 1), torch.nan), 'landmarks.basis'),
     (lambda t: t.update({'landmarks.basis': torch.zeros(64, 64)}), 'landmarks.basis'),
+    (lambda t: t.update({'landmarks.common_shift': torch.zeros(3)}), 'landmarks.common_shift'),
+    (lambda t: t.update({'landmarks.common_shift': torch.tensor(torch.nan)}), 'landmarks.common_shift'),
     (lambda t: t.update({'landmarks.descriptors': torch.zeros(30, 64, dtype=torch.uint8)}), 'landmarks.descriptors'),
 ])
 def test_wrong_tensors(path: Path, change: Callable, words: str) -> None:

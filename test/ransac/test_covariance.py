@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from dsac_ros.config import EstimatorOptions
 from dsac_ros.geometry import se3
 from dsac_ros.ransac.correspondences import Correspondences
-from dsac_ros.ransac.covariance import pose_covariance, sandwich_information
+from dsac_ros.ransac.covariance import pose_covariance, sandwich_information, with_common_shift
 from dsac_ros.ransac.estimator import Solution, estimate
 from dsac_ros.ransac.kernel import Kernel
 from dsac_ros.ransac.sampling import uniform_draws
@@ -61,6 +61,19 @@ def test_translation_along_one_axis_of_the_camera() -> None:
 def test_singular_information_is_a_finite_large_covariance(hessian: torch.Tensor) -> None:
     ours = pose_covariance(hessian.double(), torch.eye(4, dtype=torch.float64))
     assert ours.isfinite().all() and ours.diagonal().max() > 1e-4 and torch.linalg.eigvalsh(ours).min() > -1e-9 * ours.max()
+
+
+def test_a_common_shift_is_seen_in_the_scatter() -> None:
+    """Poses drawn from the information, then turned about the camera as a whole: their covariance is that of the new information."""
+    rng, count, shift = np.random.default_rng(0), 200_000, 0.02
+    root = rng.normal(size=(6, 6)) * [1, 2, 3, 10, 20, 30]
+    hessian = torch.from_numpy(root @ root.T + 50 * np.eye(6))
+    draws = rng.multivariate_normal(np.zeros(6), np.linalg.inv(hessian.numpy()), count)
+    draws[:, :3] += shift * rng.normal(size=(count, 3))
+    ours = torch.linalg.inv(with_common_shift(hessian, shift)).numpy()
+    spread = np.sqrt(np.outer(ours.diagonal(), ours.diagonal()))
+    np.testing.assert_allclose(ours / spread, np.cov(draws.T) / spread, atol=0.01)  # four deviations of an estimated covariance
+    torch.testing.assert_close(with_common_shift(hessian, 0.0), hessian, rtol=1e-8, atol=1e-6)
 
 
 def trials(kind: str, count: int = TRIALS, **arguments: float) -> tuple[Correspondences, list[scenes.Scene]]:
