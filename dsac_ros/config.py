@@ -95,6 +95,7 @@ class NodeOptions(Options):
     """What the localizer node reads, publishes and how long it waits. Topic names are relative, so that a namespace and remapping work."""
 
     map: str = option('', 'Map bundle to localise in: the path of a folder NAME.dsacmap. Required.')
+    autostart: bool = option(True, 'Configure and activate at once; false waits for a lifecycle manager, such as that of Nav2, to do it.')
     modality: str = option('rgbd', 'What to localise with. rgbd takes a frame whose depth does not come as rgb.', choices=('rgbd', 'rgb'))
     device: str = option('auto', 'Where the network runs: auto takes a GPU where there is one; else cpu, cuda or cuda:N.')
     threads: int = option(0, 'CPU threads of the network; 0 takes half of the cores, since keypoints are found beside it.', low=0, high=256)

@@ -24,9 +24,7 @@ class Tracker:
 
     def __init__(self, localizer: Localizer, options: TrackingOptions = TrackingOptions()) -> None:
         self.localizer, self.options = localizer, options
-        self._poses: list[tuple[int, np.ndarray]] = []  # stamps and camera_from_map of the last two accepted frames
-        self._since_search = self._refused = 0
-        self._landmarks_then = 0.0
+        self.forget()
 
     @property
     def map_frame(self) -> str:
@@ -35,6 +33,12 @@ class Tracker:
     def warm_up(self, camera: Camera | None, modality: str) -> None:
         """As Localizer.warm_up; knows nothing of blank frames afterwards."""
         self.localizer.warm_up(camera, modality)
+
+    def forget(self) -> None:
+        """Expect nothing of the next frame: it is searched in full."""
+        self._poses: list[tuple[int, np.ndarray]] = []  # stamps and camera_from_map of the last two accepted frames
+        self._since_search = self._refused = 0
+        self._landmarks_then = 0.0
 
     def localize(self, frame: Frame, modality: str) -> Estimate:
         """As Localizer.localize, with what the frames before say."""
