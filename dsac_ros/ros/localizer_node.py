@@ -9,9 +9,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rclpy
+from geometry_msgs.msg import PoseWithCovarianceStamped
 from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
@@ -31,9 +32,13 @@ from dsac_ros.ros import parameters
 from dsac_ros.ros.complaints import Complaints
 from dsac_ros.ros.intake import Intake
 from dsac_ros.ros.outlets import Outlets
+from dsac_ros.ros.services import Services, initial_pose
 from dsac_ros.ros.worker import Worker
 
-JOIN_S = 1.0
+if TYPE_CHECKING:
+    from dsac_ros.tracking.tracker import Tracker
+
+JOIN_S = 0.7
 WAKE_S = 0.5
 RCLError = rclpy_implementation.RCLError
 
@@ -50,10 +55,11 @@ class LocalizerNode(LifecycleNode):
         self.options: NodeOptions = self._groups['']
         self._outlets = Outlets(self, self.options)
         self._outlets.news('unconfigured')
-        self._tracker: Any = None  # dsac_ros.tracking.tracker.Tracker, from configure to cleanup; torch is imported then
+        self.tracker: Tracker | None = None  # from configure to cleanup; torch is imported then
         self._intake: Intake | None = None  # this and what follows from activate to deactivate
-        self._worker: Worker | None = None
+        self.worker: Worker | None = None
         self._subscriptions_in: list[Subscription] = []
+        self.requests = Services(self)
         self._answer_request = self._service_change_state.callback
         self._service_change_state.callback = self._change_state
         self._jump_handle = self.get_clock().create_jump_callback(
@@ -98,16 +104,24 @@ class LocalizerNode(LifecycleNode):
             self.get_logger().warning(f'transition {request.transition.label or request.transition.id} refused: {error}')
             return ChangeState.Response(success=False)
 
-    def close(self) -> None:
-        """Stop listening and localising; what the worker is at is finished first, within JOIN_S."""
+    def end(self) -> bool:
+        """Stop all that runs and destroy the node; False where a thread has not ended within its time."""
+        ended = [self.close(), self.requests.close(JOIN_S)]
+        self.destroy_node()
+        return all(ended)
+
+    def close(self) -> bool:
+        """Stop listening and localising; what the worker is at is finished first, False where that takes longer than JOIN_S."""
         for subscription in self._subscriptions_in:
             self.destroy_subscription(subscription)
         self._subscriptions_in = []
-        if self._worker is not None and not self._worker.close(JOIN_S):
+        ended = self.worker is None or self.worker.close(JOIN_S)
+        if not ended:
             self.get_logger().warning(f'the frame in work was not done within {JOIN_S} s; it is not published')
-        self._worker = self._intake = None
+        self.worker = self._intake = None
+        return ended
 
-    def _attempt(self, what: str, action: Callable[[], None], undo: Callable[[], None]) -> TransitionCallbackReturn:
+    def _attempt(self, what: str, action: Callable[[], None], undo: Callable[[], object]) -> TransitionCallbackReturn:
         """A transition that fails says why, leaves nothing behind and may be tried again."""
         try:
             action()
@@ -118,32 +132,48 @@ class LocalizerNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
-    def _load(self) -> None:
-        if not self.options.map:
-            raise ConfigError('parameter map: no map given; set it to the path of a map bundle, as in -p map:=ROOM.dsacmap')
+    def load(self, path: str) -> Tracker:
+        """A map on its device, warmed up. Raises DsacError. Any thread may call this."""
+        if not path:
+            raise ConfigError('no map given; name the path of a map bundle, as the parameter in -p map:=ROOM.dsacmap')
         import torch
 
         from dsac_ros.localizer import Localizer
         from dsac_ros.tracking.tracker import Tracker
         torch.set_num_threads(self.options.threads or max(1, (os.cpu_count() or 2) // 2))
-        localizer = Localizer.from_map(self.options.map, self.options.device, self._groups['estimator'], self._groups['integrity'])
+        localizer = Localizer.from_map(path, self.options.device, self._groups['estimator'], self._groups['integrity'])
         localizer.warm_up(None, self.options.modality)
-        self._tracker = Tracker(localizer, self._groups['tracking'])
+        return Tracker(localizer, self._groups['tracking'])
+
+    def use(self, tracker: Tracker) -> None:
+        """Localise in this map from the next frame on."""
+        self.tracker = tracker
+        if self.worker is not None:
+            worker = self.worker
+            worker.between_frames(lambda: worker.use(tracker))
+
+    @property
+    def map_frame(self) -> str:
+        """Frame that poses are in; '' before configuration."""
+        return self.options.map_frame or ('' if self.tracker is None else self.tracker.map_frame)
+
+    def _load(self) -> None:
+        self.tracker = self.load(self.options.map)
         self._outlets.news('inactive')
 
     def _release(self) -> None:
-        loaded, self._tracker = self._tracker is not None, None
+        loaded, self.tracker = self.tracker is not None, None
         if loaded:
             from dsac_ros.localizer import release_memory
             release_memory()
 
     def _listen(self) -> None:
-        self._tracker.forget()
+        self.tracker.forget()
         self._intake = Intake(self.options.modality == 'rgbd', self.options.sync_slop, self.options.depth_wait)
-        self._worker = Worker(self, self.options, self._intake, self._tracker, self._outlets)
+        self.worker = Worker(self, self.options, self._intake, self.tracker, self._outlets)
         self._subscribe(self._intake)
-        self._outlets.news('starting', self._worker.map_frame)
-        self.get_logger().info(f'map {self.options.map} in frame {self._worker.map_frame}; '
+        self._outlets.news('starting', self.worker.map_frame)
+        self.get_logger().info(f'map {self.options.map} in frame {self.worker.map_frame}; '
                                f'waiting for {self._subscriptions_in[1].topic_name}')
 
     def _subscribe(self, intake: Intake) -> None:
@@ -156,6 +186,8 @@ class LocalizerNode(LifecycleNode):
         try:
             for kind, topic, callback in inputs:
                 self._subscriptions_in.append(self.create_subscription(kind, topic, callback, qos, qos_overriding_options=override))
+            self._subscriptions_in.append(self.create_subscription(
+                PoseWithCovarianceStamped, 'initialpose', lambda message: initial_pose(self, message), QoSProfile(depth=1)))
         except (RuntimeError, ParameterException, NameValidationException, InvalidQosOverridesError) as error:
             raise ConfigError(str(error)) from error
 
@@ -192,26 +224,30 @@ def spin(node: Node) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM (0), or say in one line why it cannot start (1)."""
-    node = None
+    node, code = None, 0
     try:
         _init(arguments)
         node = LocalizerNode()
         if node.options.autostart and not node.start():
-            return 1
-        spin(node)
+            code = 1
+        else:
+            spin(node)
     except KeyboardInterrupt:
         pass
     except (DsacError, ParameterException) as error:
         print(f'localizer: {error}', file=sys.stderr)
-        return 1
+        code = 1
     finally:
         # An impatient second Ctrl-C must not turn an orderly end into a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if node is not None:
-            node.close()
-            node.destroy_node()
+        ended = node is None or node.end()
         rclpy.try_shutdown()
-    return 0
+    if not ended:
+        # A thread that is still in torch when the interpreter goes makes the process abort (exit code 134).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == '__main__':

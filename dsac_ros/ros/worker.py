@@ -5,7 +5,8 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from rclpy.node import Node
@@ -27,13 +28,38 @@ class Worker:
 
     def __init__(self, node: Node, options: NodeOptions, intake: Intake, tracker: Tracker, outlets: Outlets) -> None:
         self._node, self.options, self._intake, self._tracker, self._outlets = node, options, intake, tracker, outlets
-        self.map_frame = options.map_frame or tracker.map_frame
+        self.enabled = True
+        self._found = False
+        self._actions: deque[Callable[[], None]] = deque()
         self._decode_colour = colour_decoder()
         self._complaints = Complaints(node.get_logger().warning)
         self._processed = self._accepted = 0
         self._closed = False
         self._thread = threading.Thread(target=self._work, name='localize', daemon=True)
         self._thread.start()
+
+    @property
+    def map_frame(self) -> str:
+        return self.options.map_frame or self._tracker.map_frame
+
+    def between_frames(self, action: Callable[[], None]) -> None:
+        """Have the thread do this before its next frame."""
+        self._actions.append(action)
+
+    def restart(self) -> None:
+        """Between frames: forget what the frames before say."""
+        self._tracker.forget()
+        self._found = False
+
+    def expect(self, map_from_camera: np.ndarray) -> None:
+        """Between frames: the next frame is looked for around this pose, (4, 4), and everywhere where it is not there."""
+        self.restart()
+        self._tracker.expect(map_from_camera)
+
+    def use(self, tracker: Tracker) -> None:
+        """Between frames: another map."""
+        self._tracker = tracker
+        self.restart()
 
     def close(self, timeout_s: float) -> bool:
         """End the thread; what it is at is finished first. False where that takes longer than the timeout."""
@@ -48,8 +74,10 @@ class Worker:
     def _work(self) -> None:
         while (item := self._intake.take()) is not None:
             try:
+                while self._actions:
+                    self._actions.popleft()()
                 if isinstance(item, RawFrame):
-                    item = self._check_age(item)
+                    item = self._check(item)
                 self._refused(item) if isinstance(item, Refusal) else self._localize(item)
             # A frame must never end the node, whatever it is that fails.
             except Exception as error:
@@ -58,7 +86,9 @@ class Worker:
                 self._complaints.say('internal_error', traceback.format_exc())
                 self._refused(self._intake.refuse(item, 'internal_error', f'{type(error).__name__}: {error}'))
 
-    def _check_age(self, raw: RawFrame) -> RawFrame | Refusal:
+    def _check(self, raw: RawFrame) -> RawFrame | Refusal:
+        if not self.enabled:
+            return self._intake.refuse(raw, 'disabled', 'switched off by ~/enable')
         age_s = self._age_s(raw.stamp_ns)
         if self.options.max_age and abs(age_s) > self.options.max_age:
             detail = f'stamp {raw.stamp_ns / 1e9:.3f} s is {age_s:.3f} s behind the clock, max_age is {self.options.max_age} s'
@@ -82,6 +112,7 @@ class Worker:
                                          + ('with depth' if frame.depth is not None else 'without depth'))
         if estimate.verdict.accepted and finite:
             self._accepted += 1
+            self._found = True
             if self._accepted == 1:
                 self._node.get_logger().info(f'first pose, in frame {self.map_frame}, after {self._processed} frames')
             if not self._closed:
@@ -137,12 +168,13 @@ class Worker:
         self._complaints.say(cause, f'{detail}; localising in rgb')
 
     def _refused(self, refusal: Refusal) -> None:
-        self._complaints.say(refusal.cause, refusal.detail)
+        if refusal.cause != 'disabled':
+            self._complaints.say(refusal.cause, refusal.detail)
         if refusal.of_image:
             self._report(refusal, self._state_without_pose(), (f'{refusal.cause}: {refusal.detail}',), None, {}, False)
 
     def _state_without_pose(self) -> int:
-        return LocalizationStatus.LOST if self._accepted else LocalizationStatus.INITIALISING
+        return LocalizationStatus.LOST if self._found else LocalizationStatus.INITIALISING
 
     def _age_s(self, stamp_ns: int) -> float:
         return (self._node.get_clock().now().nanoseconds - stamp_ns) / 1e9

@@ -49,7 +49,7 @@ class NodeInProcess:
         return self
 
     def check(self) -> None:
-        worker = self.node._worker
+        worker = self.node.worker
         assert self._thread.is_alive() and (worker is None or worker.is_alive()), 'the node has died'
 
     def last_words(self) -> str:
@@ -59,10 +59,7 @@ class NodeInProcess:
         with self._context.handle:
             self._context.handle.shutdown()  # as the signal handler's thread does
         self._thread.join(10.0)
-        worker = self.node._worker
-        self.node.close()
-        assert not self._thread.is_alive() and (worker is None or not worker.is_alive())
-        self.node.destroy_node()
+        assert not self._thread.is_alive() and self.node.end()
         self._context.try_shutdown()
 
 
@@ -88,7 +85,7 @@ def small_room(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any
 @pytest.fixture
 def call() -> Callable[..., Any]:
     """call(player, type, name, request): the answer of a service of the node that the player plays to."""
-    def answer(player: Any, kind: Any, name: str, request: Any, timeout_s: float = 60.0) -> Any:
+    def answer(player: Any, kind: Any, name: str, request: Any, timeout_s: float = 150.0) -> Any:
         client = player.node.create_client(kind, f'localizer/{name}')
         assert client.wait_for_service(timeout_s), f'no service {name}'
         done = threading.Event()

@@ -65,7 +65,7 @@ def test_a_whole_life(managed: Callable[..., Any], call: Callable[..., Any], cha
             assert change(player, 'deactivate') and state_of(call, player) == 'inactive'
             assert not answered(player, frames[0], 1.0)
             assert not [thread for thread in threading.enumerate() if thread.name == 'localize']
-        localizer = weakref.ref(target.node._tracker.localizer)
+        localizer = weakref.ref(target.node.tracker.localizer)
         assert change(player, 'cleanup') and state_of(call, player) == 'unconfigured'
         assert localizer() is None, 'the memory of the map is not freed'
         assert change(player, 'configure') and change(player, 'activate') and answered(player, frames[0])
