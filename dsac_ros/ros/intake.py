@@ -19,6 +19,7 @@ MAX_REFUSALS = 64
 MAX_WAITING = 30
 # Depth images kept for the image whose time is up while the pairing still hopes for a depth that is nearer.
 MAX_DEPTHS = 4
+NO_IMAGES = 'no_images'
 # No depth image for this long [s] means that depth has stopped: waiting for it would only delay every frame.
 DEPTH_SILENT_S = 1.0
 
@@ -71,6 +72,7 @@ class Intake:
         self._camera_info: Any | None = None
         self._last_ns: dict[str, int] = {}
         self._depth_seen_s = float('inf')  # the first image sets it: a depth camera gets its time to start too
+        self._image_seen_s: float | None = None  # None: nobody has to be told of their silence
         self._closed = False
         self.received = self.dropped = self.rgb_fallback = self.restarts = 0
         self.rejected: Counter[str] = Counter()
@@ -80,6 +82,7 @@ class Intake:
         now_s, stamp = time.monotonic(), stamp_ns(message.header)
         with self._changed:
             self.received += 1
+            self._image_seen_s = now_s
             if not self._check_stamp('image', stamp, now_s):
                 return
             if not self._with_depth:
@@ -145,8 +148,8 @@ class Intake:
             self._closed = True
             self._changed.notify_all()
 
-    def take(self) -> RawFrame | Refusal | None:
-        """Wait for the next refusal or the newest frame; None once closed."""
+    def take(self, idle_s: float | None = None) -> RawFrame | Refusal | None:
+        """Wait for the next refusal or the newest frame; None once closed. When images stop for idle_s, that is a refusal of none, once."""
         with self._changed:
             while not self._closed:
                 if self._refusals:
@@ -156,7 +159,12 @@ class Intake:
                 if self._ready is not None:
                     frame, self._ready = self._ready, None
                     return replace(frame, camera_info=self._camera_info)
-                self._changed.wait(self._deadline_s() - now_s if self._waiting else None)
+                idle_at_s = None if idle_s is None or self._image_seen_s is None else self._image_seen_s + idle_s
+                if idle_at_s is not None and idle_at_s <= now_s and not self._waiting:
+                    self._image_seen_s = None
+                    return Refusal(0, NO_IMAGES, f'no colour image for {idle_s} s', now_s, of_image=False)
+                until_s = self._deadline_s() if self._waiting else idle_at_s
+                self._changed.wait(None if until_s is None else until_s - now_s)
             return None
 
     def _check_stamp(self, stream: str, stamp: int, now_s: float) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import rclpy
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.exceptions import NameValidationException, ParameterException
@@ -21,6 +22,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
 from rclpy.subscription import Subscription
@@ -53,6 +55,8 @@ class LocalizerNode(LifecycleNode):
         super().__init__('localizer', **arguments)
         self._groups = parameters.declare(self, parameters.GROUPS['localizer'])
         self.options: NodeOptions = self._groups['']
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self.add_post_set_parameters_callback(self._apply_parameters)
         self._outlets = Outlets(self, self.options)
         self._outlets.news('unconfigured')
         self.tracker: Tracker | None = None  # from configure to cleanup; torch is imported then
@@ -148,6 +152,7 @@ class LocalizerNode(LifecycleNode):
     def use(self, tracker: Tracker) -> None:
         """Localise in this map from the next frame on."""
         self.tracker = tracker
+        tracker.localizer.integrity = self._groups['integrity']  # set since it began to load
         if self.worker is not None:
             worker = self.worker
             worker.between_frames(lambda: worker.use(tracker))
@@ -170,7 +175,7 @@ class LocalizerNode(LifecycleNode):
     def _listen(self) -> None:
         self.tracker.forget()
         self._intake = Intake(self.options.modality == 'rgbd', self.options.sync_slop, self.options.depth_wait)
-        self.worker = Worker(self, self.options, self._intake, self.tracker, self._outlets)
+        self.worker = Worker(self, self.options, self._groups['state'], self._intake, self.tracker, self._outlets)
         self._subscribe(self._intake)
         self._outlets.news('starting', self.worker.map_frame)
         self.get_logger().info(f'map {self.options.map} in frame {self.worker.map_frame}; '
@@ -190,6 +195,18 @@ class LocalizerNode(LifecycleNode):
                 PoseWithCovarianceStamped, 'initialpose', lambda message: initial_pose(self, message), QoSProfile(depth=1)))
         except (RuntimeError, ParameterException, NameValidationException, InvalidQosOverridesError) as error:
             raise ConfigError(str(error)) from error
+
+    def _check_parameters(self, given: list[Parameter]) -> SetParametersResult:
+        try:
+            parameters.changed(self._groups, {parameter.name: parameter.value for parameter in given})
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _apply_parameters(self, given: list[Parameter]) -> None:
+        self._groups = parameters.changed(self._groups, {parameter.name: parameter.value for parameter in given})
+        if self.tracker is not None:
+            self.tracker.localizer.integrity = self._groups['integrity']
 
     def _time_jumped(self, _: TimeJump) -> None:
         if self._intake is not None:

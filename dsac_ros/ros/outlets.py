@@ -10,6 +10,7 @@ from dsac_ros.msg import LocalizationStatus
 from dsac_ros.records import Estimate
 from dsac_ros.ros import messages
 from dsac_ros.ros.frames import tf_broadcaster
+from dsac_ros.tracking.state import Decision, State
 
 
 class Outlets:
@@ -36,4 +37,4 @@ class Outlets:
 
     def news(self, reason: str, map_frame: str = '') -> None:
         """Publish a status that is of no frame: what the node is at."""
-        self.status(messages.status_message(0, map_frame, LocalizationStatus.INITIALISING, (reason,), None, {}, False))
+        self.status(messages.status_message(0, map_frame, Decision(State.INITIALISING, False, (reason,))))

@@ -6,30 +6,32 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from rclpy.node import Node
 
-from dsac_ros.config import NodeOptions
+from dsac_ros.config import NodeOptions, StateOptions
 from dsac_ros.errors import DecodeError
-from dsac_ros.msg import LocalizationStatus
 from dsac_ros.records import Estimate, Frame
 from dsac_ros.ros import messages
 from dsac_ros.ros.complaints import Complaints
 from dsac_ros.ros.images import colour_decoder, decode_camera, decode_depth
-from dsac_ros.ros.intake import Intake, RawFrame, Refusal
+from dsac_ros.ros.intake import NO_IMAGES, Intake, RawFrame, Refusal
 from dsac_ros.ros.outlets import Outlets
+from dsac_ros.tracking.state import Decision, StateMachine
 from dsac_ros.tracking.tracker import Tracker
 
 
 class Worker:
     """Takes from the intake until close(), after which nothing is published any more."""
 
-    def __init__(self, node: Node, options: NodeOptions, intake: Intake, tracker: Tracker, outlets: Outlets) -> None:
+    def __init__(self, node: Node, options: NodeOptions, state: StateOptions, intake: Intake, tracker: Tracker,
+                 outlets: Outlets) -> None:
         self._node, self.options, self._intake, self._tracker, self._outlets = node, options, intake, tracker, outlets
         self.enabled = True
-        self._found = False
+        self._machine = StateMachine(state)
         self._actions: deque[Callable[[], None]] = deque()
         self._decode_colour = colour_decoder()
         self._complaints = Complaints(node.get_logger().warning)
@@ -49,7 +51,7 @@ class Worker:
     def restart(self) -> None:
         """Between frames: forget what the frames before say."""
         self._tracker.forget()
-        self._found = False
+        self._machine.restart()
 
     def expect(self, map_from_camera: np.ndarray) -> None:
         """Between frames: the next frame is looked for around this pose, (4, 4), and everywhere where it is not there."""
@@ -72,7 +74,7 @@ class Worker:
         return self._thread.is_alive()
 
     def _work(self) -> None:
-        while (item := self._intake.take()) is not None:
+        while (item := self._intake.take(self._machine.options.lost_after)) is not None:
             try:
                 while self._actions:
                     self._actions.popleft()()
@@ -105,22 +107,19 @@ class Worker:
         estimate = self._tracker.localize(frame, self.options.modality)
         self._processed += 1
         stages = {'wait': 1e3 * (picked_s - raw.received_s), 'decode': 1e3 * (decoded_s - picked_s), **estimate.stage_times_ms}
-        finite = np.isfinite(estimate.map_from_camera).all() and np.isfinite(estimate.covariance).all()
-        reasons = estimate.verdict.reasons if finite else (*estimate.verdict.reasons, 'pose_not_finite')
+        decision = self._machine.decide(estimate)
         if self._processed == 1:
             self._node.get_logger().info(f'first frame: {frame.camera.width}x{frame.camera.height}, '
                                          + ('with depth' if frame.depth is not None else 'without depth'))
-        if estimate.verdict.accepted and finite:
+        if decision.published:
             self._accepted += 1
-            self._found = True
             if self._accepted == 1:
                 self._node.get_logger().info(f'first pose, in frame {self.map_frame}, after {self._processed} frames')
             if not self._closed:
                 self._outlets.pose(estimate, self.map_frame)
-            self._report(raw, LocalizationStatus.TRACKING, (), estimate, stages, True)
         else:
-            self._complaints.say('no_pose', f'frame refused: {", ".join(reasons) or "not_accepted"}')
-            self._report(raw, self._state_without_pose(), reasons or ('not_accepted',), estimate, stages, False)
+            self._complaints.say('no_pose', f'frame refused: {", ".join(decision.reasons)}')
+        self._report(raw, decision, estimate, stages)
 
     def _decode(self, raw: RawFrame) -> Frame | Refusal:
         if raw.camera_info is None:
@@ -170,18 +169,17 @@ class Worker:
     def _refused(self, refusal: Refusal) -> None:
         if refusal.cause != 'disabled':
             self._complaints.say(refusal.cause, refusal.detail)
+        if refusal.cause == NO_IMAGES:
+            self._report(refusal, Decision(self._machine.lose(), False, (f'{refusal.cause}: {refusal.detail}',)))
         if refusal.of_image:
-            self._report(refusal, self._state_without_pose(), (f'{refusal.cause}: {refusal.detail}',), None, {}, False)
-
-    def _state_without_pose(self) -> int:
-        return LocalizationStatus.LOST if self._found else LocalizationStatus.INITIALISING
+            self._report(refusal, Decision(self._machine.refuse(refusal.stamp_ns), False, (f'{refusal.cause}: {refusal.detail}',)))
 
     def _age_s(self, stamp_ns: int) -> float:
         return (self._node.get_clock().now().nanoseconds - stamp_ns) / 1e9
 
-    def _report(self, item: RawFrame | Refusal, state: int, reasons: Iterable[str], estimate: Estimate | None,
-                stages: Mapping[str, float], accepted: bool) -> None:
-        status = messages.status_message(item.stamp_ns, self.map_frame, state, reasons, estimate, stages, accepted)
+    def _report(self, item: RawFrame | Refusal, decision: Decision, estimate: Estimate | None = None,
+                stages: Mapping[str, float] = MappingProxyType({})) -> None:
+        status = messages.status_message(item.stamp_ns, self.map_frame, decision, estimate, stages)
         counters = self._intake.counters() | {'processed': self._processed, 'accepted': self._accepted}
         messages.fill_counters(status, counters, self._intake.rejections())
         status.latency_stamp_ms = 1e3 * self._age_s(item.stamp_ns) if item.stamp_ns > 0 else math.nan
