@@ -200,9 +200,9 @@ class StateOptions(Options):
                            'track was lost; 1: none has to', low=1, high=100)
     spare: int = option(1, 'frames that may lie between those, refused or in disagreement', low=0, high=1000)
     lost_after: float = option(1.0, 'time without a published pose after which the track is lost', unit='s', low=0.1, high=3600.0)
-    max_speed: float = option(3.0, 'fastest that the camera moves: frames that would need more do not agree', unit='m/s', low=0.0,
+    max_speed: float = option(5.0, 'fastest that the camera moves: frames that would need more do not agree', unit='m/s', low=0.0,
                               high=1e3)
-    max_turn: float = option(3.0, 'fastest that it turns', unit='rad/s', low=0.0, high=1e3)
+    max_turn: float = option(6.0, 'fastest that it turns', unit='rad/s', low=0.0, high=1e3)
     weak_position: float = option(0.1, 'standard deviation of the position along any axis from which on a pose counts as weak', unit='m',
                                   low=0.0, high=1e3)
     weak_rotation: float = option(0.05, 'standard deviation of the rotation about any axis from which on it does', unit='rad', low=0.0,

@@ -12,26 +12,22 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import rclpy
-from geometry_msgs.msg import PoseWithCovarianceStamped
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.exceptions import NameValidationException, ParameterException
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy
-from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from dsac_ros.config import NodeOptions
 from dsac_ros.errors import ConfigError, DsacError
 from dsac_ros.ros import parameters
 from dsac_ros.ros.complaints import Complaints
+from dsac_ros.ros.diagnostics import Diagnostics
+from dsac_ros.ros.inputs import Inputs
 from dsac_ros.ros.intake import Intake
 from dsac_ros.ros.outlets import Outlets
 from dsac_ros.ros.services import Services, initial_pose
@@ -55,15 +51,15 @@ class LocalizerNode(LifecycleNode):
         super().__init__('localizer', **arguments)
         self._groups = parameters.declare(self, parameters.GROUPS['localizer'])
         self.options: NodeOptions = self._groups['']
-        self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
-        self._outlets = Outlets(self, self.options)
-        self._outlets.news('unconfigured')
+        self.outlets = Outlets(self, self.options)
+        self.outlets.news('unconfigured')
         self.tracker: Tracker | None = None  # from configure to cleanup; torch is imported then
-        self._intake: Intake | None = None  # this and what follows from activate to deactivate
+        self.intake: Intake | None = None  # this and what follows from activate to deactivate
         self.worker: Worker | None = None
-        self._subscriptions_in: list[Subscription] = []
+        self.inputs: Inputs | None = None
         self.requests = Services(self)
+        Diagnostics(self)
         self._answer_request = self._service_change_state.callback
         self._service_change_state.callback = self._change_state
         self._jump_handle = self.get_clock().create_jump_callback(
@@ -81,18 +77,18 @@ class LocalizerNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.close()
-        self._outlets.news('inactive')
+        self.outlets.news('inactive')
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._release()
-        self._outlets.news('unconfigured')
+        self.outlets.news('unconfigured')
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.close()
         self._release()
-        self._outlets.news('finalized')
+        self.outlets.news('finalized')
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -116,13 +112,12 @@ class LocalizerNode(LifecycleNode):
 
     def close(self) -> bool:
         """Stop listening and localising; what the worker is at is finished first, False where that takes longer than JOIN_S."""
-        for subscription in self._subscriptions_in:
-            self.destroy_subscription(subscription)
-        self._subscriptions_in = []
+        if self.inputs is not None:
+            self.inputs.close()
         ended = self.worker is None or self.worker.close(JOIN_S)
         if not ended:
             self.get_logger().warning(f'the frame in work was not done within {JOIN_S} s; it is not published')
-        self.worker = self._intake = None
+        self.worker = self.intake = self.inputs = None
         return ended
 
     def _attempt(self, what: str, action: Callable[[], None], undo: Callable[[], object]) -> TransitionCallbackReturn:
@@ -132,7 +127,7 @@ class LocalizerNode(LifecycleNode):
         except Exception as error:
             undo()
             self.get_logger().error(f'cannot {what}: {error if isinstance(error, DsacError) else traceback.format_exc()}')
-            self._outlets.news(f'cannot {what}: {error}')
+            self.outlets.news(f'cannot {what}: {error}')
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
@@ -164,7 +159,7 @@ class LocalizerNode(LifecycleNode):
 
     def _load(self) -> None:
         self.tracker = self.load(self.options.map)
-        self._outlets.news('inactive')
+        self.outlets.news('inactive')
 
     def _release(self) -> None:
         loaded, self.tracker = self.tracker is not None, None
@@ -174,43 +169,22 @@ class LocalizerNode(LifecycleNode):
 
     def _listen(self) -> None:
         self.tracker.forget()
-        self._intake = Intake(self.options.modality == 'rgbd', self.options.sync_slop, self.options.depth_wait)
-        self.worker = Worker(self, self.options, self._groups['state'], self._intake, self.tracker, self._outlets)
-        self._subscribe(self._intake)
-        self._outlets.news('starting', self.worker.map_frame)
+        self.intake = Intake(self.options.modality == 'rgbd', self.options.sync_slop, self.options.depth_wait)
+        self.worker = Worker(self, self.options, self._groups['state'], self.intake, self.tracker, self.outlets)
+        self.inputs = Inputs(self, self.options, self.intake, lambda message: initial_pose(self, message))
+        self.outlets.news('starting', self.worker.map_frame)
         self.get_logger().info(f'map {self.options.map} in frame {self.worker.map_frame}; '
-                               f'waiting for {self._subscriptions_in[1].topic_name}')
-
-    def _subscribe(self, intake: Intake) -> None:
-        qos = QoSProfile(depth=self.options.queue_depth, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-        inputs = [(CameraInfo, self.options.camera_info_topic, intake.camera_info),
-                  (CompressedImage if self.options.image_compressed else Image, self.options.image_topic, intake.image)]
-        if self.options.modality == 'rgbd':
-            inputs.append((CompressedImage if self.options.depth_compressed else Image, self.options.depth_topic, intake.depth))
-        override = QoSOverridingOptions.with_default_policies()
-        try:
-            for kind, topic, callback in inputs:
-                self._subscriptions_in.append(self.create_subscription(kind, topic, callback, qos, qos_overriding_options=override))
-            self._subscriptions_in.append(self.create_subscription(
-                PoseWithCovarianceStamped, 'initialpose', lambda message: initial_pose(self, message), QoSProfile(depth=1)))
-        except (RuntimeError, ParameterException, NameValidationException, InvalidQosOverridesError) as error:
-            raise ConfigError(str(error)) from error
-
-    def _check_parameters(self, given: list[Parameter]) -> SetParametersResult:
-        try:
-            parameters.changed(self._groups, {parameter.name: parameter.value for parameter in given})
-        except ConfigError as error:
-            return SetParametersResult(successful=False, reason=str(error))
-        return SetParametersResult(successful=True)
+                               f'waiting for {self.inputs.streams["image"].topic_name}')
 
     def _apply_parameters(self, given: list[Parameter]) -> None:
+        # Range, type and read-only have been checked by rclpy, from the descriptors.
         self._groups = parameters.changed(self._groups, {parameter.name: parameter.value for parameter in given})
         if self.tracker is not None:
             self.tracker.localizer.integrity = self._groups['integrity']
 
     def _time_jumped(self, _: TimeJump) -> None:
-        if self._intake is not None:
-            self._intake.restart()
+        if self.intake is not None:
+            self.intake.restart()
 
 
 def _init(arguments: list[str] | None) -> None:

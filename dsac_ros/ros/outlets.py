@@ -17,6 +17,7 @@ class Outlets:
     """The publishers, which live as long as the node."""
 
     def __init__(self, node: Node, options: NodeOptions) -> None:
+        self.newest = ''  # the last of the news
         self._child_frame = options.tf_child_frame
         self._poses = node.create_publisher(PoseWithCovarianceStamped, 'pose', QoSProfile(depth=10))
         # Latched, so that who comes late sees at once what the node is at.
@@ -37,4 +38,5 @@ class Outlets:
 
     def news(self, reason: str, map_frame: str = '') -> None:
         """Publish a status that is of no frame: what the node is at."""
+        self.newest = reason
         self.status(messages.status_message(0, map_frame, Decision(State.INITIALISING, False, (reason,))))

@@ -14,6 +14,7 @@ from rclpy.node import Node
 
 from dsac_ros.config import NodeOptions, StateOptions
 from dsac_ros.errors import DecodeError
+from dsac_ros.msg import LocalizationStatus
 from dsac_ros.records import Estimate, Frame
 from dsac_ros.ros import messages
 from dsac_ros.ros.complaints import Complaints
@@ -22,6 +23,8 @@ from dsac_ros.ros.intake import NO_IMAGES, Intake, RawFrame, Refusal
 from dsac_ros.ros.outlets import Outlets
 from dsac_ros.tracking.state import Decision, StateMachine
 from dsac_ros.tracking.tracker import Tracker
+
+MAX_STATUSES = 100
 
 
 class Worker:
@@ -36,6 +39,8 @@ class Worker:
         self._decode_colour = colour_decoder()
         self._complaints = Complaints(node.get_logger().warning)
         self._processed = self._accepted = 0
+        self._statuses: deque[LocalizationStatus] = deque(maxlen=MAX_STATUSES)
+        self._posed_s: float | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._work, name='localize', daemon=True)
         self._thread.start()
@@ -43,6 +48,14 @@ class Worker:
     @property
     def map_frame(self) -> str:
         return self.options.map_frame or self._tracker.map_frame
+
+    def recent(self) -> list[LocalizationStatus]:
+        """The last statuses, oldest first."""
+        return list(self._statuses.copy())
+
+    def seconds_since_pose(self) -> float | None:
+        """Since the last published pose; None before the first."""
+        return None if self._posed_s is None else time.monotonic() - self._posed_s
 
     def between_frames(self, action: Callable[[], None]) -> None:
         """Have the thread do this before its next frame."""
@@ -115,6 +128,7 @@ class Worker:
             self._accepted += 1
             if self._accepted == 1:
                 self._node.get_logger().info(f'first pose, in frame {self.map_frame}, after {self._processed} frames')
+            self._posed_s = time.monotonic()
             if not self._closed:
                 self._outlets.pose(estimate, self.map_frame)
         else:
@@ -184,5 +198,6 @@ class Worker:
         messages.fill_counters(status, counters, self._intake.rejections())
         status.latency_stamp_ms = 1e3 * self._age_s(item.stamp_ns) if item.stamp_ns > 0 else math.nan
         status.latency_receive_ms = 1e3 * (time.monotonic() - item.received_s)
+        self._statuses.append(status)
         if not self._closed:
             self._outlets.status(status)

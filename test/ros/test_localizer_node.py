@@ -394,6 +394,29 @@ def test_spinning_ends_with_the_context_though_nothing_wakes_it(domain_id: int) 
     node.destroy_node()
 
 
+def test_what_a_callback_raises_ends_nothing(domain_id: int, capfd: pytest.CaptureFixture[str]) -> None:
+    context = Context()
+    rclpy.init(context=context, domain_id=domain_id)
+    node = rclpy.create_node('clumsy', context=context)
+    calls: list[float] = []
+
+    def fail() -> None:
+        calls.append(time.monotonic())
+        raise RuntimeError('stumbled')
+    node.create_timer(0.02, fail)
+    thread = threading.Thread(target=spin, args=(node,), daemon=True)
+    thread.start()
+    until = time.monotonic() + ANSWER_S
+    while len(calls) < 5 and time.monotonic() < until:
+        time.sleep(0.01)
+    with context.handle:
+        context.handle.shutdown()
+    thread.join(10.0)
+    assert len(calls) >= 5 and not thread.is_alive()
+    assert capfd.readouterr().err.count('RuntimeError: stumbled') == 1, 'said once, in full'
+    node.destroy_node()
+
+
 def test_two_robots_do_not_hear_each_other(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any) -> None:
     one, two = (node_in_process(domain_id, map=str(small_room[0]), **{'state.agreeing': 1}) for _ in range(2))
     one.namespace, two.namespace = '/one', '/two'
