@@ -4,6 +4,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, TypeVar
 
 import yaml
@@ -18,6 +19,9 @@ def option(default: Any, text: str, *, unit: str = '', low: float | None = None,
     """A dataclass field that knows its own documentation and limits; `read_only` ones are set at start-up only."""
     return field(default=default, metadata={'help': text, 'unit': unit, 'low': low, 'high': high,
                                             'choices': choices, 'read_only': read_only})
+
+
+threshold = partial(option, read_only=False)
 
 
 class Options:
@@ -95,6 +99,7 @@ class NodeOptions(Options):
     """What the localizer node reads, publishes and how long it waits. Topic names are relative, so that a namespace and remapping work."""
 
     map: str = option('', 'Map bundle to localise in: the path of a folder NAME.dsacmap. Required.')
+    autostart: bool = option(True, 'Configure and activate at once; false waits for a lifecycle manager, such as that of Nav2, to do it.')
     modality: str = option('rgbd', 'What to localise with. rgbd takes a frame whose depth does not come as rgb.', choices=('rgbd', 'rgb'))
     device: str = option('auto', 'Where the network runs: auto takes a GPU where there is one; else cpu, cuda or cuda:N.')
     threads: int = option(0, 'CPU threads of the network; 0 takes half of the cores, since keypoints are found beside it.', low=0, high=256)
@@ -173,21 +178,40 @@ class TrackingOptions(Options):
 class IntegrityOptions(Options):
     """When a pose is good enough to be published (dsac_ros.tracking.integrity)."""
 
-    min_inliers: float = option(40.0, 'fewest soft inlier cells', low=0.0, high=1e6)
-    min_inlier_ratio: float = option(0.25, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
-    min_spread: float = option(0.4, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
-    min_landmarks: float = option(25.0, 'soft inlier landmarks that make up for few inlier cells', low=4.0, high=1e6)
-    sure_landmarks: float = option(80.0, 'soft inlier landmarks from which on no cell has to agree', low=4.0, high=1e6)
-    min_support: float = option(0.03, 'smallest share of the usable cells that agree with a pose by fewer landmarks than that, where the '
-                                'cells were asked', low=0.0, high=1.0)
-    require_landmarks: bool = option(True, 'refuse a pose of a frame without depth that no landmarks confirm, where the map has any')
-    max_position_deviation: float = option(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)
-    max_rotation_deviation: float = option(0.2, 'largest standard deviation of the rotation about any axis', unit='rad', low=0.0, high=10.0)
-    map_margin: float = option(3.0, 'how far the camera may be outside of the box of the mapped points', unit='m', low=0.0, high=1e4)
+    min_inliers: float = threshold(40.0, 'fewest soft inlier cells', low=0.0, high=1e6)
+    min_inlier_ratio: float = threshold(0.25, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
+    min_spread: float = threshold(0.4, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
+    min_landmarks: float = threshold(25.0, 'soft inlier landmarks that make up for few inlier cells', low=4.0, high=1e6)
+    sure_landmarks: float = threshold(80.0, 'soft inlier landmarks from which on no cell has to agree', low=4.0, high=1e6)
+    min_support: float = threshold(0.03, 'smallest share of the usable cells that agree with a pose by fewer landmarks than that, where '
+                                   'the cells were asked', low=0.0, high=1.0)
+    require_landmarks: bool = threshold(True, 'refuse a pose of a frame without depth that no landmarks confirm, where the map has any')
+    max_position_deviation: float = threshold(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)
+    max_rotation_deviation: float = threshold(0.2, 'largest standard deviation of the rotation about any axis', unit='rad', low=0.0,
+                                              high=10.0)
+    map_margin: float = threshold(3.0, 'how far the camera may be outside of the box of the mapped points', unit='m', low=0.0, high=1e4)
+
+
+@dataclass(frozen=True)
+class StateOptions(Options):
+    """Which accepted poses are published, and what the node says of itself (dsac_ros.tracking.state)."""
+
+    agreeing: int = option(2, 'accepted frames that have to agree before the first pose is published, and before the next one after the '
+                           'track was lost; 1: none has to', low=1, high=100)
+    spare: int = option(1, 'frames that may lie between those, refused or in disagreement', low=0, high=1000)
+    lost_after: float = option(1.0, 'time without a published pose after which the track is lost', unit='s', low=0.1, high=3600.0)
+    max_speed: float = option(5.0, 'fastest that the camera moves: frames that would need more do not agree', unit='m/s', low=0.0,
+                              high=1e3)
+    max_turn: float = option(6.0, 'fastest that it turns', unit='rad/s', low=0.0, high=1e3)
+    weak_position: float = option(0.1, 'standard deviation of the position along any axis from which on a pose counts as weak', unit='m',
+                                  low=0.0, high=1e3)
+    weak_rotation: float = option(0.05, 'standard deviation of the rotation about any axis from which on it does', unit='rad', low=0.0,
+                                  high=10.0)
 
 
 # Prefix -> what a frame is localised with, as parameters of the node, `--set` of an evaluation and sections of config/localize.yaml.
-LOCALIZER_GROUPS: dict[str, type[Any]] = {'estimator': EstimatorOptions, 'tracking': TrackingOptions, 'integrity': IntegrityOptions}
+LOCALIZER_GROUPS: dict[str, type[Any]] = {'estimator': EstimatorOptions, 'tracking': TrackingOptions, 'integrity': IntegrityOptions,
+                                       'state': StateOptions}
 
 
 @dataclass(frozen=True)

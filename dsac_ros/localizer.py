@@ -1,6 +1,7 @@
 """The whole chain on one screen: Frame -> Estimate. The node, the offline replay and the calibration of maps all call this."""
 from __future__ import annotations
 
+import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,6 +44,15 @@ def resolve_device(name: str) -> torch.device:
     if device.type == 'cuda' and not torch.cuda.is_available():
         raise ConfigError(f'device {name}: torch sees no CUDA device; use cpu')
     return device
+
+
+def release_memory() -> None:
+    """Free what is kept for the next map: the encoder, the cells of cameras, and a GPU's memory that no tensor holds any more."""
+    shared_encoder.cache_clear()
+    cell_grid.cache_clear()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from launch_ros.substitutions import FindPackageShare
 # so that the defaults have one owner (dsac_ros.config.NodeOptions).
 PARAMETERS = (
     ('map', str, 'Map bundle to localise in: path of a folder NAME.dsacmap'),
+    ('autostart', bool, 'Whether the node configures and activates itself: true, or false where a lifecycle manager does'),
     ('modality', str, 'What to localise with: rgb or rgbd'),
     ('image_topic', str, 'Colour images'),
     ('image_compressed', bool, 'Whether the colour images are sensor_msgs/CompressedImage: true or false'),

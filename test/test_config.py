@@ -14,6 +14,7 @@ from dsac_ros.config import (
     MappingOptions,
     NodeOptions,
     Options,
+    StateOptions,
     TrackingOptions,
     from_dict,
     parse_settings,
@@ -21,7 +22,8 @@ from dsac_ros.config import (
 from dsac_ros.errors import ConfigError
 from dsac_ros.evaluation.options import EvaluationOptions
 
-GROUPS = [NodeOptions, EstimatorOptions, TrackingOptions, IntegrityOptions, MappingOptions, FinetuningOptions, EvaluationOptions]
+GROUPS = [NodeOptions, EstimatorOptions, TrackingOptions, IntegrityOptions, StateOptions, MappingOptions, FinetuningOptions,
+          EvaluationOptions]
 EVERY = [(group, f) for group in GROUPS for f in fields(group)]
 NAMES = [f'{group.__name__}.{f.name}' for group, f in EVERY]
 

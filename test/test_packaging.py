@@ -59,7 +59,7 @@ def test_pins_lie_in_the_ranges_of_setup_py() -> None:
 
 
 def test_messages_and_executables_are_known_to_cmake() -> None:
-    for path in [*(ROOT / 'msg').glob('*.msg'), *(p for p in (ROOT / 'scripts').iterdir() if p.is_file())]:
+    for path in [*(ROOT / 'msg').glob('*.msg'), *(ROOT / 'srv').glob('*.srv'), *(p for p in (ROOT / 'scripts').iterdir() if p.is_file())]:
         assert re.search(rf'\b{path.parent.name}/{re.escape(path.name)}\b', CMAKE), f'{path.name} is missing in CMakeLists.txt'
     for path in (ROOT / 'scripts').iterdir():
         assert not path.is_file() or os.access(path, os.X_OK), f'{path} is not executable'

@@ -112,7 +112,7 @@ fi
 names() { find "$@" -type f ! -name '*.pyc' ! -path '*/__pycache__/*' | LC_ALL=C sort; }
 base="$(pwd) $(cat "$venv/.stamp-venv" "$venv/.stamp-wheels")"
 key="$base $({ names dsac_ros scripts launch config
-  find msg tools/tf2_msgs CMakeLists.txt package.xml -type f -print0 | LC_ALL=C sort -z | xargs -0 cat; } | digest)"
+  find msg srv tools/tf2_msgs CMakeLists.txt package.xml -type f -print0 | LC_ALL=C sort -z | xargs -0 cat; } | digest)"
 if ! done_already "$install/.stamp-overlay" "$key"; then
   start=$SECONDS
   say "messages and overlay in install/$flavour"

@@ -93,7 +93,7 @@ def _replay_offline(map_path: Path, source: FrameSource, modality: str, chosen: 
     if source.map_frame and localizer.map_frame != source.map_frame:
         print(f'dsac-ros evaluate: the reference poses are in frame {source.map_frame!r}, the map is {localizer.map_frame!r}; '
               'errors are right only where the two coincide', file=sys.stderr)
-    return replay_offline(localizer, source, modality, _shown_progress()), {}
+    return replay_offline(localizer, source, modality, _shown_progress(), groups['state']), {}
 
 
 def _require_ros() -> None:

@@ -81,9 +81,19 @@ def summarise_poses(results: Sequence[FrameResult]) -> dict[str, Any]:
         summary[f'within_{name}'] = _share((metres < limit_m) & (degrees < limit_deg))
     summary |= {'false_accepts': _share(false), 'false_accept_count': int(false.sum()), 'false_rejects': _false_rejects(results),
                 'max_translation_m_answered': float(metres[seen].max()) if seen.any() else None}
+    summary |= _published(results)
     summary |= _gaps(results) | _consistency(results)
     summary['reasons'] = dict(sorted(Counter(reason for r in results if not r.answered for reason in r.reasons or ('unknown',)).items()))
     return summary
+
+
+def _published(results: Sequence[FrameResult]) -> dict[str, float | int | None]:
+    """What the node lets out of the answers: it waits for frames that agree, and refuses jumps."""
+    known = [r for r in results if r.published is not None]
+    errors = np.array([e for r in known if r.published and (e := errors_of(r)) is not None]).reshape(-1, 2)
+    false = (errors[:, 0] > FALSE_ACCEPT_M) | (errors[:, 1] > FALSE_ACCEPT_DEG)
+    return {'published': sum(r.published for r in known) / len(results) if known else None,
+            'published_false_accept_count': int(false.sum()) if known else None}
 
 
 def summarise_latency(results: Iterable[FrameResult]) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows + [
         (f'false accepts (> {FALSE_ACCEPT_M:g} m or {FALSE_ACCEPT_DEG:g} deg)',
          f'{percent(summary["false_accepts"])} ({summary["false_accept_count"]})'),
+        ('published by the node, false ones', f'{percent(summary["published"])}, {_number(summary["published_false_accept_count"])}'),
         ('good poses rejected', percent(summary['false_rejects'])),
         ('longest gap, time to first pose', f'{_number(summary["longest_gap_s"], "s")}, {_number(summary["time_to_first_fix_s"], "s")}'),
         ('NEES median (honest: 5.35)', _number(summary['nees_median'])),

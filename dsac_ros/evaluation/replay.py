@@ -1,4 +1,4 @@
-"""Offline replay: every frame of a source through the very Localizer that the node runs, in order, one result a frame.
+"""Offline replay: every frame of a source through the very Tracker and StateMachine that the node runs, in order, one result a frame.
 
 No middleware, no clock and no drops: the same map, source and options give the same poses, bit for bit, on one machine.
 """
@@ -9,10 +9,12 @@ from collections import Counter
 from itertools import islice
 from typing import Callable, Iterator, Protocol
 
+from dsac_ros.config import StateOptions
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DataError, DecodeError
 from dsac_ros.evaluation.records import FrameResult, from_estimate, without_answer
 from dsac_ros.records import Camera, Estimate, Frame
+from dsac_ros.tracking.state import StateMachine
 
 
 class FrameLocalizer(Protocol):
@@ -45,21 +47,23 @@ class ThinnedSource:
         return islice(self.source, 0, (self.limit - 1) * self.every + 1 if self.limit else None, self.every)
 
 
-def replay_offline(localizer: FrameLocalizer, source: FrameSource, modality: str,
-                   progress: Callable[[int, int], None] | None = None) -> list[FrameResult]:
+def replay_offline(localizer: FrameLocalizer, source: FrameSource, modality: str, progress: Callable[[int, int], None] | None = None,
+                   state: StateOptions = StateOptions()) -> list[FrameResult]:
     """Localise every frame of the source.
 
     Args: modality 'rgb' or 'rgbd'; progress(done, of at most) is called after each frame. Raises DataError when the source
-    yields no frame. A damaged frame is a result without an answer; one without depth is left to the localizer, as in the node.
+    yields no frame. An answer is a pose that its verdict accepts; what the node would publish of these is told beside it. A damaged frame
+    is a result without an answer; one without depth is left to the localizer, as in the node.
     """
     results: list[FrameResult] = []
+    machine = StateMachine(state)
     warm: set[Camera] = set()
     for frame in source:
         if frame.camera not in warm:
             # Else the first frame would pay for compilation and memory, which the node pays when it is configured.
             localizer.warm_up(frame.camera, modality)
             warm.add(frame.camera)
-        results.append(_localise(localizer, frame, modality))
+        results.append(_localise(localizer, machine, frame, modality))
         if progress:
             progress(len(results), len(source))
     if not results:
@@ -81,10 +85,10 @@ def choose_modality(source: FrameSource, wanted: str) -> str:
     return 'rgbd' if first is not None and first.depth is not None else 'rgb'
 
 
-def _localise(localizer: FrameLocalizer, frame: Frame, modality: str) -> FrameResult:
+def _localise(localizer: FrameLocalizer, machine: StateMachine, frame: Frame, modality: str) -> FrameResult:
     start = time.perf_counter()
     try:
         estimate = localizer.localize(frame, modality)
     except (DataError, DecodeError):
-        return without_answer(frame, modality, 'bad_frame')
-    return from_estimate(frame, estimate, (time.perf_counter() - start) * 1e3)
+        return without_answer(frame, modality, 'bad_frame', state=machine.refuse(frame.stamp_ns).name)
+    return from_estimate(frame, estimate, machine.decide(estimate), (time.perf_counter() - start) * 1e3)

@@ -15,7 +15,7 @@ from dsac_ros.evaluation.records import FrameResult
 
 POSE_COLUMNS = ('tx', 'ty', 'tz', 'qx', 'qy', 'qz', 'qw')
 PER_FRAME_COLUMNS = (
-    'stamp_ns', 'name', 'modality', 'answered', 'state', 'reasons', 'expert', 'translation_error_m', 'rotation_error_deg',
+    'stamp_ns', 'name', 'modality', 'answered', 'published', 'state', 'reasons', 'expert', 'translation_error_m', 'rotation_error_deg',
     'inliers', 'inlier_ratio', 'spread', 'residual', 'landmarks', 'tracked', 'sigma_translation_m', 'sigma_rotation_deg', 'nees',
     *(f'est_{c}' for c in POSE_COLUMNS), *(f'ref_{c}' for c in POSE_COLUMNS),
     *(f'cov_{row}{column}' for row in range(6) for column in range(row, 6)))
@@ -66,7 +66,8 @@ def _per_frame_row(r: FrameResult) -> list[Any]:
                *(empty if r.map_from_camera is None else pose_values(r.map_from_camera)),
                *(empty if r.reference is None else pose_values(r.reference)),
                *([None] * 21 if r.covariance is None else r.covariance[np.triu_indices(6)])]
-    return [r.stamp_ns, r.name, r.modality, int(r.answered), r.state, ';'.join(r.reasons), r.expert, *map(_cell, numbers)]
+    return [r.stamp_ns, r.name, r.modality, int(r.answered), _cell(r.published), r.state, ';'.join(r.reasons), r.expert,
+            *map(_cell, numbers)]
 
 
 def _cell(value: float | None) -> str:

@@ -19,6 +19,10 @@ MAX_REFUSALS = 64
 MAX_WAITING = 30
 # Depth images kept for the image whose time is up while the pairing still hopes for a depth that is nearer.
 MAX_DEPTHS = 4
+RATE_S = 5.0
+# Messages and images that Traffic is told from.
+MAX_ARRIVALS, MAX_GAPS = 1000, 100
+NO_IMAGES = 'no_images'
 # No depth image for this long [s] means that depth has stopped: waiting for it would only delay every frame.
 DEPTH_SILENT_S = 1.0
 
@@ -51,6 +55,22 @@ class Refusal:
     of_image: bool = True
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """What came lately, by stream (image, camera_info and, where it is wanted, depth).
+
+    rates_hz: over the last RATE_S. silent_s: since the last message, or since the start. paired: of the last images, whether each got its
+    depth; median_gap_ms: of their stamps to the nearest depth image's, None where none came.
+    """
+
+    rates_hz: dict[str, float]
+    silent_s: dict[str, float]
+    counts: dict[str, int]
+    paired: tuple[bool, ...]
+    median_gap_ms: float | None
+    unpaired_depths: int
+
+
 def stamp_ns(header: Any) -> int:
     """The stamp of a message header in nanoseconds."""
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
@@ -71,6 +91,13 @@ class Intake:
         self._camera_info: Any | None = None
         self._last_ns: dict[str, int] = {}
         self._depth_seen_s = float('inf')  # the first image sets it: a depth camera gets its time to start too
+        self._start_s = time.monotonic()
+        self._arrivals: dict[str, deque[float]] = {
+            name: deque(maxlen=MAX_ARRIVALS) for name in ('image', 'camera_info', *(['depth'] if with_depth else []))}
+        self._counts: Counter[str] = Counter()
+        self._depth_stamps: deque[int] = deque(maxlen=MAX_WAITING)
+        self._gaps: deque[tuple[bool, int | None]] = deque(maxlen=MAX_GAPS)  # of images: paired, distance to the nearest depth [ns]
+        self._image_seen_s: float | None = None  # None: nobody has to be told of their silence
         self._closed = False
         self.received = self.dropped = self.rgb_fallback = self.restarts = 0
         self.rejected: Counter[str] = Counter()
@@ -80,6 +107,8 @@ class Intake:
         now_s, stamp = time.monotonic(), stamp_ns(message.header)
         with self._changed:
             self.received += 1
+            self._arrived('image', now_s)
+            self._image_seen_s = now_s
             if not self._check_stamp('image', stamp, now_s):
                 return
             if not self._with_depth:
@@ -99,13 +128,16 @@ class Intake:
         now_s, stamp = time.monotonic(), stamp_ns(message.header)
         with self._changed:
             self._depth_seen_s = now_s
+            self._arrived('depth', now_s)
             if self._check_stamp('depth', stamp, now_s):
                 self._depths.append((stamp, message))
+                self._depth_stamps.append(stamp)
                 self._pair('depth', stamp, message, now_s)
 
     def camera_info(self, message: Any) -> None:
         """Keep the newest intrinsics."""
         with self._changed:
+            self._arrived('camera_info', time.monotonic())
             self._camera_info = message
 
     def refuse(self, raw: RawFrame, cause: str, detail: str) -> Refusal:
@@ -134,6 +166,17 @@ class Intake:
         with self._changed:
             return dict(self.rejected)
 
+    def traffic(self) -> Traffic:
+        """What came lately."""
+        with self._changed:
+            now_s = time.monotonic()
+            since_s = min(RATE_S, max(now_s - self._start_s, 1e-3))
+            gaps = sorted(gap for _, gap in self._gaps if gap is not None)
+            return Traffic({name: sum(now_s - at_s <= RATE_S for at_s in arrivals) / since_s for name, arrivals in self._arrivals.items()},
+                           {name: now_s - (arrivals[-1] if arrivals else self._start_s) for name, arrivals in self._arrivals.items()},
+                           {name: self._counts[name] for name in self._arrivals}, tuple(paired for paired, _ in self._gaps),
+                           gaps[len(gaps) // 2] / 1e6 if gaps else None, self._pairer.unpaired['depth'])
+
     def restart(self) -> None:
         """Forget what waits: time went back (a bag that loops, simulated time that was reset)."""
         with self._changed:
@@ -145,8 +188,8 @@ class Intake:
             self._closed = True
             self._changed.notify_all()
 
-    def take(self) -> RawFrame | Refusal | None:
-        """Wait for the next refusal or the newest frame; None once closed."""
+    def take(self, idle_s: float | None = None) -> RawFrame | Refusal | None:
+        """Wait for the next refusal or the newest frame; None once closed. When images stop for idle_s, that is a refusal of none, once."""
         with self._changed:
             while not self._closed:
                 if self._refusals:
@@ -156,8 +199,17 @@ class Intake:
                 if self._ready is not None:
                     frame, self._ready = self._ready, None
                     return replace(frame, camera_info=self._camera_info)
-                self._changed.wait(self._deadline_s() - now_s if self._waiting else None)
+                idle_at_s = None if idle_s is None or self._image_seen_s is None else self._image_seen_s + idle_s
+                if idle_at_s is not None and idle_at_s <= now_s and not self._waiting:
+                    self._image_seen_s = None
+                    return Refusal(0, NO_IMAGES, f'no colour image for {idle_s} s', now_s, of_image=False)
+                until_s = self._deadline_s() if self._waiting else idle_at_s
+                self._changed.wait(None if until_s is None else until_s - now_s)
             return None
+
+    def _arrived(self, stream: str, now_s: float) -> None:
+        self._arrivals[stream].append(now_s)
+        self._counts[stream] += 1
 
     def _check_stamp(self, stream: str, stamp: int, now_s: float) -> bool:
         last = self._last_ns.get(stream)
@@ -187,6 +239,7 @@ class Intake:
         self._pairer.clear()
         self._waiting.clear()
         self._depths.clear()
+        self._depth_stamps.clear()
         self._ready = None
         self._last_ns.clear()  # so that the other stream's step back is no second restart
 
@@ -199,6 +252,9 @@ class Intake:
 
     def _offer(self, frame: RawFrame) -> None:
         """Put a frame into the slot; what it overtakes is dropped."""
+        if self._with_depth:
+            stamps = [stamp_ns(frame.depth.header)] if frame.depth is not None else self._depth_stamps
+            self._gaps.append((frame.depth is not None, min((abs(stamp - frame.stamp_ns) for stamp in stamps), default=None)))
         while self._waiting and self._waiting[0][0] <= frame.stamp_ns:
             self.dropped += self._waiting.popleft()[0] != frame.stamp_ns
         self.dropped += self._ready is not None

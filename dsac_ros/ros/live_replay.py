@@ -33,7 +33,8 @@ from dsac_ros.msg import LocalizationStatus
 from dsac_ros.records import Frame
 from dsac_ros.ros import sensor_messages
 from dsac_ros.ros.intake import stamp_ns
-from dsac_ros.ros.messages import STATE_NAMES, counters_of, matrix_from_pose, time_message
+from dsac_ros.ros.messages import counters_of, matrix_from_pose, time_message
+from dsac_ros.tracking.state import State
 
 READY_S = 300.0  # importing torch, loading and warming up the map, also where others keep the machine busy
 LAST_ANSWER_S = 5.0
@@ -275,7 +276,7 @@ class Player:
             frame.stamp_ns, frame.name, pose is not None, status.modality or modality,
             None if pose is None else matrix_from_pose(pose.pose.pose),
             None if pose is None else np.array(pose.pose.covariance).reshape(6, 6),
-            frame.map_from_camera, STATE_NAMES[status.state], reasons, status.expert, latency_ms=latency_ms,
+            frame.map_from_camera, State(status.state).name, reasons, status.expert, latency_ms=latency_ms, published=status.accepted,
             stage_times_ms=dict(zip(status.stage_names, map(float, status.stage_times_ms))), **evidence)
 
     def _spin(self) -> None:

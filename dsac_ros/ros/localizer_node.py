@@ -1,223 +1,190 @@
-"""The node `localizer`: camera messages in; pose, TF and status out. Wiring only.
+"""The managed node `localizer`: its life, its parameters and its subscriptions. Wiring only.
 
-Callbacks store (intake), one worker thread decodes, localises and publishes; the executor never waits for the network.
+Callbacks store (intake), one worker thread decodes, localises and publishes; the executor never waits for the network once configured.
 """
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import rclpy
-from geometry_msgs.msg import PoseWithCovarianceStamped
+from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.exceptions import NameValidationException, ParameterException
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
-from rclpy.qos_overriding_options import InvalidQosOverridesError, QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from rclpy.parameter import Parameter
 
-from dsac_ros.config import EstimatorOptions, IntegrityOptions, NodeOptions, TrackingOptions
-from dsac_ros.errors import ConfigError, DecodeError, DsacError
-from dsac_ros.msg import LocalizationStatus
-from dsac_ros.records import Estimate, Frame
-from dsac_ros.ros import messages, parameters
+from dsac_ros.config import NodeOptions
+from dsac_ros.errors import ConfigError, DsacError
+from dsac_ros.ros import parameters
 from dsac_ros.ros.complaints import Complaints
-from dsac_ros.ros.frames import tf_broadcaster
-from dsac_ros.ros.images import colour_decoder, decode_camera, decode_depth
-from dsac_ros.ros.intake import Intake, RawFrame, Refusal
+from dsac_ros.ros.diagnostics import Diagnostics
+from dsac_ros.ros.inputs import Inputs
+from dsac_ros.ros.intake import Intake
+from dsac_ros.ros.outlets import Outlets
+from dsac_ros.ros.services import Services, initial_pose
+from dsac_ros.ros.worker import Worker
 
-JOIN_S = 5.0
+if TYPE_CHECKING:
+    from dsac_ros.tracking.tracker import Tracker
+
+JOIN_S = 0.7
 WAKE_S = 0.5
+RCLError = rclpy_implementation.RCLError
 
 
-class LocalizerNode(Node):
-    """Loads and warms up the map, then subscribes. close() ends the worker. Raises DsacError where it cannot start.
+class LocalizerNode(LifecycleNode):
+    """configure loads and warms up the map, activate subscribes, deactivate stops, cleanup frees. Raises ConfigError for bad parameters.
 
     arguments: those of rclpy.node.Node, such as context, namespace or parameter_overrides.
     """
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__('localizer', **arguments)
-        groups = parameters.declare(self, parameters.GROUPS['localizer'])
-        self.options: NodeOptions = groups['']
-        self._load(groups['estimator'], groups['integrity'], groups['tracking'])
-        self._decode_colour = colour_decoder()
-        self._complaints = Complaints(self.get_logger().warning)
-        self._processed = self._accepted = 0
-        self._advertise()
-        self._intake = Intake(self.options.modality == 'rgbd', self.options.sync_slop, self.options.depth_wait)
-        self._worker = threading.Thread(target=self._work, name='localize', daemon=True)
-        self._worker.start()
-        self._subscribe()
+        self._groups = parameters.declare(self, parameters.GROUPS['localizer'])
+        self.options: NodeOptions = self._groups['']
+        self.add_post_set_parameters_callback(self._apply_parameters)
+        self.outlets = Outlets(self, self.options)
+        self.outlets.news('unconfigured')
+        self.tracker: Tracker | None = None  # from configure to cleanup; torch is imported then
+        self.intake: Intake | None = None  # this and what follows from activate to deactivate
+        self.worker: Worker | None = None
+        self.inputs: Inputs | None = None
+        self.requests = Services(self)
+        Diagnostics(self)
+        self._answer_request = self._service_change_state.callback
+        self._service_change_state.callback = self._change_state
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=True), post_callback=self._time_jumped)
-        self.get_logger().info(f'map {self.options.map} in frame {self.map_frame}; waiting for {self._image_topic}')
 
-    def _load(self, estimator: EstimatorOptions, integrity: IntegrityOptions, tracking: TrackingOptions) -> None:
-        if not self.options.map:
-            raise ConfigError('parameter map: no map given; set it to the path of a map bundle, as in -p map:=ROOM.dsacmap')
+    def start(self) -> bool:
+        """Configure and activate, as a lifecycle manager would; False where a transition failed, which then has said why."""
+        return all(trigger() == TransitionCallbackReturn.SUCCESS for trigger in (self.trigger_configure, self.trigger_activate))
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt('configure', self._load, self._release)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._attempt('activate', self._listen, self.close)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        self.outlets.news('inactive')
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        self.outlets.news('unconfigured')
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.close()
+        self._release()
+        self.outlets.news('finalized')
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Of an error that no transition has foreseen: back to unconfigured."""
+        self.close()
+        return self.on_cleanup(state)
+
+    def _change_state(self, request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+        # rclpy lets a transition that the state does not have, asked for by anybody, end the executor.
+        try:
+            return self._answer_request(request, response)
+        except RCLError as error:
+            self.get_logger().warning(f'transition {request.transition.label or request.transition.id} refused: {error}')
+            return ChangeState.Response(success=False)
+
+    def end(self) -> bool:
+        """Stop all that runs and destroy the node; False where a thread has not ended within its time."""
+        ended = [self.close(), self.requests.close(JOIN_S)]
+        self.destroy_node()
+        return all(ended)
+
+    def close(self) -> bool:
+        """Stop listening and localising; what the worker is at is finished first, False where that takes longer than JOIN_S."""
+        if self.inputs is not None:
+            self.inputs.close()
+        ended = self.worker is None or self.worker.close(JOIN_S)
+        if not ended:
+            self.get_logger().warning(f'the frame in work was not done within {JOIN_S} s; it is not published')
+        self.worker = self.intake = self.inputs = None
+        return ended
+
+    def _attempt(self, what: str, action: Callable[[], None], undo: Callable[[], object]) -> TransitionCallbackReturn:
+        """A transition that fails says why, leaves nothing behind and may be tried again."""
+        try:
+            action()
+        except Exception as error:
+            undo()
+            self.get_logger().error(f'cannot {what}: {error if isinstance(error, DsacError) else traceback.format_exc()}')
+            self.outlets.news(f'cannot {what}: {error}')
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def load(self, path: str) -> Tracker:
+        """A map on its device, warmed up. Raises DsacError. Any thread may call this."""
+        if not path:
+            raise ConfigError('no map given; name the path of a map bundle, as the parameter in -p map:=ROOM.dsacmap')
         import torch
 
         from dsac_ros.localizer import Localizer
         from dsac_ros.tracking.tracker import Tracker
         torch.set_num_threads(self.options.threads or max(1, (os.cpu_count() or 2) // 2))
-        self._localizer = Tracker(Localizer.from_map(self.options.map, self.options.device, estimator, integrity), tracking)
-        self._localizer.warm_up(None, self.options.modality)
-        self.map_frame = self.options.map_frame or self._localizer.map_frame
+        localizer = Localizer.from_map(path, self.options.device, self._groups['estimator'], self._groups['integrity'])
+        localizer.warm_up(None, self.options.modality)
+        return Tracker(localizer, self._groups['tracking'])
 
-    def _advertise(self) -> None:
-        self._poses = self.create_publisher(PoseWithCovarianceStamped, 'pose', QoSProfile(depth=10))
-        # Latched, so that who comes late sees at once what the node is at.
-        self._statuses = self.create_publisher(
-            LocalizationStatus, 'status', QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL))
-        self._send_transform = tf_broadcaster(self) if self.options.tf_mode != 'none' else None
-        self._statuses.publish(messages.status_message(0, self.map_frame, LocalizationStatus.INITIALISING, ('starting',), None, {}, False))
+    def use(self, tracker: Tracker) -> None:
+        """Localise in this map from the next frame on."""
+        self.tracker = tracker
+        tracker.localizer.integrity = self._groups['integrity']  # set since it began to load
+        if self.worker is not None:
+            worker = self.worker
+            worker.between_frames(lambda: worker.use(tracker))
 
-    def _subscribe(self) -> None:
-        qos = QoSProfile(depth=self.options.queue_depth, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-        intake = self._intake
-        inputs = [(CameraInfo, self.options.camera_info_topic, intake.camera_info),
-                  (CompressedImage if self.options.image_compressed else Image, self.options.image_topic, intake.image)]
-        if self.options.modality == 'rgbd':
-            inputs.append((CompressedImage if self.options.depth_compressed else Image, self.options.depth_topic, intake.depth))
-        override = QoSOverridingOptions.with_default_policies()
-        try:
-            subscriptions = [self.create_subscription(kind, topic, callback, qos, qos_overriding_options=override)
-                             for kind, topic, callback in inputs]
-        except RuntimeError as error:  # what rclpy raises for a QoS override that is no policy
-            raise ConfigError(str(error)) from error
-        self._image_topic = subscriptions[1].topic_name
+    @property
+    def map_frame(self) -> str:
+        """Frame that poses are in; '' before configuration."""
+        return self.options.map_frame or ('' if self.tracker is None else self.tracker.map_frame)
+
+    def _load(self) -> None:
+        self.tracker = self.load(self.options.map)
+        self.outlets.news('inactive')
+
+    def _release(self) -> None:
+        loaded, self.tracker = self.tracker is not None, None
+        if loaded:
+            from dsac_ros.localizer import release_memory
+            release_memory()
+
+    def _listen(self) -> None:
+        self.tracker.forget()
+        self.intake = Intake(self.options.modality == 'rgbd', self.options.sync_slop, self.options.depth_wait)
+        self.worker = Worker(self, self.options, self._groups['state'], self.intake, self.tracker, self.outlets)
+        self.inputs = Inputs(self, self.options, self.intake, lambda message: initial_pose(self, message))
+        self.outlets.news('starting', self.worker.map_frame)
+        self.get_logger().info(f'map {self.options.map} in frame {self.worker.map_frame}; '
+                               f'waiting for {self.inputs.streams["image"].topic_name}')
+
+    def _apply_parameters(self, given: list[Parameter]) -> None:
+        # Range, type and read-only have been checked by rclpy, from the descriptors.
+        self._groups = parameters.changed(self._groups, {parameter.name: parameter.value for parameter in given})
+        if self.tracker is not None:
+            self.tracker.localizer.integrity = self._groups['integrity']
 
     def _time_jumped(self, _: TimeJump) -> None:
-        self._intake.restart()
-
-    def close(self) -> None:
-        """Stop the worker; what it is at is finished first, within JOIN_S."""
-        self._intake.close()
-        self._worker.join(JOIN_S)
-
-    def _work(self) -> None:
-        while (item := self._intake.take()) is not None:
-            try:
-                if isinstance(item, RawFrame):
-                    item = self._check_age(item)
-                self._refused(item) if isinstance(item, Refusal) else self._localize(item)
-            # A frame must never end the node, whatever it is that fails.
-            except Exception as error:
-                if not self.context.ok():
-                    return
-                self._complaints.say('internal_error', traceback.format_exc())
-                self._refused(self._intake.refuse(item, 'internal_error', f'{type(error).__name__}: {error}'))
-
-    def _check_age(self, raw: RawFrame) -> RawFrame | Refusal:
-        age_s = self._age_s(raw.stamp_ns)
-        if self.options.max_age and abs(age_s) > self.options.max_age:
-            detail = f'stamp {raw.stamp_ns / 1e9:.3f} s is {age_s:.3f} s behind the clock, max_age is {self.options.max_age} s'
-            return self._intake.refuse(raw, 'too_old' if age_s > 0 else 'from_the_future', detail)
-        return raw
-
-    def _localize(self, raw: RawFrame) -> None:
-        picked_s = time.monotonic()
-        frame = self._decode(raw)
-        if isinstance(frame, Refusal):
-            self._refused(frame)
-            return
-        decoded_s = time.monotonic()
-        estimate = self._localizer.localize(frame, self.options.modality)
-        self._processed += 1
-        stages = {'wait': 1e3 * (picked_s - raw.received_s), 'decode': 1e3 * (decoded_s - picked_s), **estimate.stage_times_ms}
-        finite = np.isfinite(estimate.map_from_camera).all() and np.isfinite(estimate.covariance).all()
-        reasons = estimate.verdict.reasons if finite else (*estimate.verdict.reasons, 'pose_not_finite')
-        if self._processed == 1:
-            self.get_logger().info(f'first frame: {frame.camera.width}x{frame.camera.height}, '
-                                   + ('with depth' if frame.depth is not None else 'without depth'))
-        if estimate.verdict.accepted and finite:
-            self._accepted += 1
-            if self._accepted == 1:
-                self.get_logger().info(f'first pose, in frame {self.map_frame}, after {self._processed} frames')
-            pose = messages.pose_message(estimate, self.map_frame)
-            self._poses.publish(pose)
-            if self._send_transform is not None:
-                self._send_transform(messages.transform_message(pose, self.options.tf_child_frame))
-            self._report(raw, LocalizationStatus.TRACKING, (), estimate, stages, True)
-        else:
-            self._complaints.say('no_pose', f'frame refused: {", ".join(reasons) or "not_accepted"}')
-            self._report(raw, self._state_without_pose(), reasons or ('not_accepted',), estimate, stages, False)
-
-    def _decode(self, raw: RawFrame) -> Frame | Refusal:
-        if raw.camera_info is None:
-            return self._intake.refuse(raw, 'no_camera_info', f'no camera_info yet; is {self.options.camera_info_topic} published?')
-        try:
-            camera = decode_camera(raw.camera_info)
-        except DecodeError as error:
-            return self._intake.refuse(raw, 'bad_camera_info', str(error))
-        try:
-            image = self._decode_colour(raw.image)
-        except DecodeError as error:
-            return self._intake.refuse(raw, 'bad_image', str(error))
-        height, width = image.shape[:2]
-        if (camera.width, camera.height) != (width, height):
-            detail = f'the image is {width}x{height}, camera_info {camera.width}x{camera.height}'
-            return self._intake.refuse(raw, 'camera_info_size', detail)
-        depth = self._depth_of(raw, (height, width))
-        if depth is None and self.options.modality == 'rgbd':
-            self._intake.fall_back()
-        return Frame(image, camera, raw.stamp_ns, depth)
-
-    def _depth_of(self, raw: RawFrame, shape: tuple[int, int]) -> np.ndarray | None:
-        """The depth image, or None, counted and said, where it cannot be used: the frame then goes on in rgb."""
-        if raw.depth is None:
-            if self.options.modality == 'rgbd':
-                self._complaints.say('no_depth', f'no depth image on {self.options.depth_topic} within {self.options.sync_slop} s of the '
-                                                 'stamp of the colour image, or not in time; localising in rgb')
-            return None
-        try:
-            depth = decode_depth(raw.depth)
-        except DecodeError as error:
-            self._complain('bad_depth', str(error))
-            return None
-        if depth.shape != shape:
-            self._complain('depth_size', f'the image is {shape[1]}x{shape[0]}, depth {depth.shape[1]}x{depth.shape[0]}; '
-                                         'depth has to be registered to the image')
-            return None
-        if not (depth > 0).any():
-            self._complain('empty_depth', 'no pixel of the depth image holds a distance')
-            return None
-        return depth
-
-    def _complain(self, cause: str, detail: str) -> None:
-        self._intake.complain(cause)
-        self._complaints.say(cause, f'{detail}; localising in rgb')
-
-    def _refused(self, refusal: Refusal) -> None:
-        self._complaints.say(refusal.cause, refusal.detail)
-        if refusal.of_image:
-            self._report(refusal, self._state_without_pose(), (f'{refusal.cause}: {refusal.detail}',), None, {}, False)
-
-    def _state_without_pose(self) -> int:
-        return LocalizationStatus.LOST if self._accepted else LocalizationStatus.INITIALISING
-
-    def _age_s(self, stamp_ns: int) -> float:
-        return (self.get_clock().now().nanoseconds - stamp_ns) / 1e9
-
-    def _report(self, item: RawFrame | Refusal, state: int, reasons: Iterable[str], estimate: Estimate | None,
-                stages: Mapping[str, float], accepted: bool) -> None:
-        status = messages.status_message(item.stamp_ns, self.map_frame, state, reasons, estimate, stages, accepted)
-        counters = self._intake.counters() | {'processed': self._processed, 'accepted': self._accepted}
-        messages.fill_counters(status, counters, self._intake.rejections())
-        status.latency_stamp_ms = 1e3 * self._age_s(item.stamp_ns) if item.stamp_ns > 0 else math.nan
-        status.latency_receive_ms = 1e3 * (time.monotonic() - item.received_s)
-        self._statuses.publish(status)
+        if self.intake is not None:
+            self.intake.restart()
 
 
 def _init(arguments: list[str] | None) -> None:
@@ -231,37 +198,47 @@ def spin(node: Node) -> None:
     """Run the node's callbacks until its context ends.
 
     rclpy's signal handler wakes the executor before a thread of its own ends the context. An executor that was quick to wait again would
-    then sleep until the next message, so this one wakes by itself.
+    then sleep until the next message, so this one wakes by itself. What a callback raises is said and ends nothing.
     """
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
-    try:
-        while node.context.ok():
+    complaints = Complaints(node.get_logger().error)
+    while node.context.ok():
+        try:
             executor.spin_once(WAKE_S)
-    except ExternalShutdownException:
-        pass
+        except ExternalShutdownException:
+            return
+        except Exception as error:
+            if node.context.ok():
+                complaints.say(f'internal_error {type(error).__name__}', traceback.format_exc())
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM (0), or say in one line why it cannot start (1)."""
-    node = None
+    node, code = None, 0
     try:
         _init(arguments)
         node = LocalizerNode()
-        spin(node)
+        if node.options.autostart and not node.start():
+            code = 1
+        else:
+            spin(node)
     except KeyboardInterrupt:
         pass
-    except (DsacError, ParameterException, NameValidationException, InvalidQosOverridesError) as error:
+    except (DsacError, ParameterException) as error:
         print(f'localizer: {error}', file=sys.stderr)
-        return 1
+        code = 1
     finally:
         # An impatient second Ctrl-C must not turn an orderly end into a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if node is not None:
-            node.close()
-            node.destroy_node()
+        ended = node is None or node.end()
         rclpy.try_shutdown()
-    return 0
+    if not ended:
+        # A thread that is still in torch when the interpreter goes makes the process abort (exit code 134).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == '__main__':

@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,7 @@ from std_msgs.msg import Header
 from dsac_ros.data.transforms import matrix_from, quat_xyzw_of
 from dsac_ros.msg import LocalizationStatus
 from dsac_ros.records import Estimate
-
-STATE_NAMES = {LocalizationStatus.INITIALISING: 'INITIALISING', LocalizationStatus.TRACKING: 'TRACKING',
-               LocalizationStatus.DEGRADED: 'DEGRADED', LocalizationStatus.LOST: 'LOST'}
+from dsac_ros.tracking.state import Decision
 
 
 def time_message(stamp_ns: int) -> Time:
@@ -50,11 +49,12 @@ def transform_message(pose: PoseWithCovarianceStamped, child_frame: str) -> Tran
     return message
 
 
-def status_message(stamp_ns: int, map_frame: str, state: int, reasons: Iterable[str], estimate: Estimate | None,
-                   stage_times_ms: Mapping[str, float], accepted: bool) -> LocalizationStatus:
+def status_message(stamp_ns: int, map_frame: str, decision: Decision, estimate: Estimate | None = None,
+                   stage_times_ms: Mapping[str, float] = MappingProxyType({})) -> LocalizationStatus:
     """What became of one frame. estimate is None where the frame was refused before it was localised."""
-    message = LocalizationStatus(header=Header(stamp=time_message(stamp_ns), frame_id=map_frame), state=state, accepted=accepted)
-    message.reasons = [str(reason) for reason in reasons]
+    message = LocalizationStatus(header=Header(stamp=time_message(stamp_ns), frame_id=map_frame), state=int(decision.state),
+                                 accepted=decision.published)
+    message.reasons = list(decision.reasons)
     message.stage_names = [str(name) for name in stage_times_ms]
     message.stage_times_ms = [float(value) for value in stage_times_ms.values()]
     nan3 = np.full(3, math.nan, np.float32)

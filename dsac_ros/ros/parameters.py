@@ -5,7 +5,7 @@ import difflib
 import sys
 import textwrap
 from collections.abc import Mapping
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -64,6 +64,15 @@ def declare(node: Node, groups: Mapping[str, type[Options]]) -> dict[str, Any]:
             for prefix, group in groups.items()}
 
 
+def changed(groups: Mapping[str, Options], values: Mapping[str, Any]) -> dict[str, Options]:
+    """The groups with some values, by full name, replaced; names that are none of theirs are left out. Raises ConfigError."""
+    out = {}
+    for prefix, group in groups.items():
+        own = {option.name: values[name] for option in fields(group) if (name := _join(prefix, option.name)) in values}
+        out[prefix] = replace(group, **own)
+    return out
+
+
 def overrides(node: Node) -> dict[str, Any]:
     """The values given on the command line and in parameter files for this node."""
     # rclpy has no public way to see the overrides of undeclared parameters short of declaring them all without a description.
@@ -80,15 +89,37 @@ def parameter_file(node_name: str, groups: Mapping[str, type[Options]]) -> str:
         for option in fields(group):
             meta = option.metadata
             limits = [f'unit {meta["unit"]}'] if meta['unit'] else []
-            if meta['low'] is not None or meta['high'] is not None:
-                limits.append(f'{"" if meta["low"] is None else meta["low"]} to {"" if meta["high"] is None else meta["high"]}')
-            limits += ['one of: ' + ', '.join(meta['choices'])] if meta['choices'] else []
+            limits += [text for text in (_range(option),) if text]
             text = meta['help'] + (f' ({"; ".join(limits)})' if limits else '')
             lines += textwrap.wrap(text, 120, initial_indent=f'{indent}# ', subsequent_indent=f'{indent}# ')
             # A file that comes after `-p map:=...` would take the map away again.
             switch = '# ' if meta['help'].endswith('Required.') else ''
             lines += [f'{indent}{switch}{option.name}: {_yaml(option.default)}']
     return '\n'.join(lines) + '\n'
+
+
+def reference(node_name: str, groups: Mapping[str, type[Options]]) -> str:
+    """docs/parameters.md: every parameter in tables, one for each prefix."""
+    lines = [f'# Parameters of the node `{node_name}`', '', 'Written by `python -m dsac_ros.ros.parameters docs`; a test compares.', '',
+             'Set them in a parameter file (`config/localize.yaml` has them all) or by `-p NAME:=VALUE`. A name that is unknown, a wrong',
+             'type and a value out of range are refused when the node starts, in one line. Those marked *run time* can be set while it',
+             'runs (`ros2 param set`) and count from the next frame on; the others are read-only.']
+    for prefix, group in groups.items():
+        lines += ['', f'## {prefix or "The node"}', '', (group.__doc__ or '').strip().replace('\n', ' '), '',
+                  '| name | default | unit | range | run time | what |', '|---|---|---|---|---|---|']
+        for option in fields(group):
+            meta = option.metadata
+            cells = (f'`{_join(prefix, option.name)}`', f'`{_yaml(option.default)}`', meta['unit'], _range(option),
+                     '' if meta['read_only'] else 'yes', meta['help'].replace('|', '\\|'))
+            lines.append(f'| {" | ".join(cells)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def _range(option: Field) -> str:
+    low, high, choices = option.metadata['low'], option.metadata['high'], option.metadata['choices']
+    if choices:
+        return 'one of: ' + ', '.join(choices)
+    return '' if low is None and high is None else f'{"" if low is None else low} to {"" if high is None else high}'
 
 
 def _join(prefix: str, name: str) -> str:
@@ -100,4 +131,7 @@ def _yaml(value: Any) -> str:
 
 
 if __name__ == '__main__':
-    print(parameter_file(sys.argv[1], GROUPS[sys.argv[1]]), end='')
+    if sys.argv[1] == 'docs':
+        print(reference('localizer', GROUPS['localizer']), end='')
+    else:
+        print(parameter_file(sys.argv[1], GROUPS[sys.argv[1]]), end='')

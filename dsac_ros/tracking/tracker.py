@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dsac_ros.localizer import Localizer
 
 MAX_REFUSED = 2  # in a row: after more of them a guess is rarely confirmed, and costs time when there is least of it
+TOLD_WIDENING = 2.0  # people point at a place less well than the last frame does
 MAX_STEPS = 3.0  # further ahead than this many times the last interval, the last motion says nothing
 
 
@@ -24,9 +25,7 @@ class Tracker:
 
     def __init__(self, localizer: Localizer, options: TrackingOptions = TrackingOptions()) -> None:
         self.localizer, self.options = localizer, options
-        self._poses: list[tuple[int, np.ndarray]] = []  # stamps and camera_from_map of the last two accepted frames
-        self._since_search = self._refused = 0
-        self._landmarks_then = 0.0
+        self.forget()
 
     @property
     def map_frame(self) -> str:
@@ -36,9 +35,20 @@ class Tracker:
         """As Localizer.warm_up; knows nothing of blank frames afterwards."""
         self.localizer.warm_up(camera, modality)
 
+    def forget(self) -> None:
+        """Expect nothing of the next frame: it is searched in full."""
+        self._poses: list[tuple[int, np.ndarray]] = []  # stamps and camera_from_map of the last two accepted frames
+        self._since_search = self._refused = 0
+        self._landmarks_then = 0.0
+        self._told: Guess | None = None
+
+    def expect(self, map_from_camera: np.ndarray) -> None:
+        """Somebody knows about where the camera is, (4, 4): the next frame looks there first."""
+        self._told = Guess(np.linalg.inv(map_from_camera), TOLD_WIDENING * self.options.radius_px, self.options.min_landmarks)
+
     def localize(self, frame: Frame, modality: str) -> Estimate:
         """As Localizer.localize, with what the frames before say."""
-        guess = self._guess(frame.stamp_ns) if self.options.enabled else None
+        guess, self._told = self._told or (self._guess(frame.stamp_ns) if self.options.enabled else None), None
         estimate = self.localizer.localize(frame, modality, guess)
         self._since_search = self._since_search + 1 if estimate.tracked else 0
         self._refused = 0 if estimate.verdict.accepted else self._refused + 1

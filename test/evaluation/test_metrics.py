@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from scipy.stats import chi2
 from dsac_ros.evaluation import metrics
 from dsac_ros.evaluation.records import FrameResult, from_estimate
 from dsac_ros.records import Camera, Estimate, Frame, Verdict
+from dsac_ros.tracking.state import StateMachine
 
 
 def transform(rotvec_deg=(0.0, 0.0, 0.0), centre=(0.0, 0.0, 0.0)) -> np.ndarray:
@@ -145,5 +147,15 @@ def test_an_answer_needs_a_pose():
         FrameResult(0, '3', True, 'rgb')
     frame = Frame(np.zeros((4, 4, 3), np.uint8), Camera(4, 4, 4, 4, 2, 2), 5, name='x')
     broken = Estimate(5, np.full((4, 4), np.nan), np.eye(6), Verdict(True), 'rgb', 'room', 1.0, 1.0, 1.0, 1.0)
-    made = from_estimate(frame, broken, 1.0)
+    made = from_estimate(frame, broken, StateMachine().decide(broken), 1.0)
     assert not made.answered and made.reasons == ('pose_not_finite',)
+
+
+def test_what_the_node_publishes_is_counted_beside_the_answers():
+    """Two of four frames are published, one of them far off; a frame that nothing is known of counts as not published."""
+    results = [replace(result(i, error), published=published) for i, (error, published) in
+               enumerate([(1.0, False), (1.0, True), (900.0, True), (900.0, None)])]
+    summary = metrics.summarise(results)
+    assert summary['published'] == 0.5 and summary['published_false_accept_count'] == 1
+    assert summary['answered'] == 4 and summary['false_accept_count'] == 2
+    assert metrics.summarise([result(0, 1.0)])['published'] is None

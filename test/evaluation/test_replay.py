@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from dsac_ros.config import StateOptions
 from dsac_ros.errors import DataError, DecodeError, MapError
 from dsac_ros.evaluation.replay import ThinnedSource, choose_modality, replay_offline
 from dsac_ros.records import Camera, Estimate, Frame, Verdict
@@ -59,10 +60,20 @@ def test_every_frame_has_a_result_in_order():
     results = replay_offline(localizer, ListSource(frames('a', 'dark', 'damaged', 'b')), 'rgb', lambda *p: seen.append(p))
     assert localizer.calls == ['warm 8 rgb', 'a', 'dark', 'damaged', 'b']  # one warm-up before the clock runs
     assert [(r.name, r.answered, r.reasons) for r in results] == [
-        ('a', True, ()), ('dark', False, ('few_inliers',)), ('damaged', False, ('bad_frame',)), ('b', True, ())]
+        ('a', True, ('unconfirmed: 1 of 2 frames agree',)), ('dark', False, ('few_inliers',)), ('damaged', False, ('bad_frame',)),
+        ('b', True, ('unconfirmed: 1 of 2 frames agree',))]
     assert results[0].latency_ms > 0 and results[1].latency_ms > 0 and results[2].latency_ms is None
     assert results[1].map_from_camera is not None and results[0].stage_times_ms == {'encoder': 1.0}
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_the_state_machine_of_the_node_speaks_too():
+    """The first of two agreeing frames is an answer that the node holds back; with one enough, none is."""
+    source = ListSource(frames('a', 'b', 'dark', 'c'))
+    results = replay_offline(RuleLocalizer(), source, 'rgb')
+    assert [(r.answered, r.published) for r in results] == [(True, False), (True, True), (False, False), (True, True)]
+    assert [r.state for r in results[:2]] == ['INITIALISING', 'DEGRADED'] and results[1].reasons == ('weak_position', 'weak_rotation')
+    assert replay_offline(RuleLocalizer(), source, 'rgb', state=StateOptions(agreeing=1))[0].published
 
 
 def test_a_map_error_is_not_hidden():

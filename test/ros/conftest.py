@@ -5,6 +5,7 @@ import importlib.util
 import itertools
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,32 +36,30 @@ class NodeInProcess:
     def __enter__(self) -> NodeInProcess:
         import rclpy
         from rclpy.context import Context
-        from rclpy.executors import SingleThreadedExecutor
         from rclpy.parameter import Parameter
 
-        from dsac_ros.ros.localizer_node import LocalizerNode
+        from dsac_ros.ros.localizer_node import LocalizerNode, spin
         self._context = Context()
         rclpy.init(context=self._context, domain_id=self.domain_id)
         self.node = LocalizerNode(context=self._context, namespace=self.namespace,
                                   parameter_overrides=[Parameter(name, value=value) for name, value in self._parameters.items()])
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        assert not self.node.options.autostart or self.node.start()
+        self._thread = threading.Thread(target=spin, args=(self.node,), daemon=True)
         self._thread.start()
         return self
 
     def check(self) -> None:
-        assert self._thread.is_alive() and self.node._worker.is_alive(), 'the node has died'
+        worker = self.node.worker
+        assert self._thread.is_alive() and (worker is None or worker.is_alive()), 'the node has died'
 
     def last_words(self) -> str:
         return ''
 
     def __exit__(self, *_: object) -> None:
-        self._executor.shutdown()
+        with self._context.handle:
+            self._context.handle.shutdown()  # as the signal handler's thread does
         self._thread.join(10.0)
-        self.node.close()
-        assert not self.node._worker.is_alive()
-        self.node.destroy_node()
+        assert not self._thread.is_alive() and self.node.end()
         self._context.try_shutdown()
 
 
@@ -81,3 +80,26 @@ def small_room(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any
     options = MappingOptions(minutes=1.0, steps=250, augmented=0, capacity=24_000, width=128, held_out_share=0.1)
     map_source(source, path, options, device='cpu', quiet=True)
     return path, list(source)[::2]
+
+
+@pytest.fixture
+def call() -> Callable[..., Any]:
+    """call(player, type, name, request): the answer of a service of the node that the player plays to."""
+    def answer(player: Any, kind: Any, name: str, request: Any, timeout_s: float = 150.0) -> Any:
+        client = player.node.create_client(kind, f'localizer/{name}')
+        assert client.wait_for_service(timeout_s), f'no service {name}'
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(timeout_s), f'{name} does not answer'
+        player.node.destroy_client(client)
+        return future.result()
+    return answer
+
+
+@pytest.fixture
+def change(call: Callable[..., Any]) -> Callable[[Any, str], bool]:
+    """change(player, transition): whether the node says that it was made."""
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+    return lambda player, name: call(player, ChangeState, 'change_state', ChangeState.Request(transition=Transition(label=name))).success

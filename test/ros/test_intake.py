@@ -145,3 +145,23 @@ def test_newest_camera_info_goes_with_the_frame() -> None:
     box.image(message(200))
     box.camera_info('new')
     assert box.take().camera_info == 'new'
+
+
+def test_silence_is_told_once_and_again_after_the_next_image() -> None:
+    box = intake(with_depth=False)
+    never: list[object] = []
+    thread = threading.Thread(target=lambda: never.append(box.take(0.02)))
+    thread.start()
+    time.sleep(0.2)
+    assert not never, 'before the first image nobody has stopped'
+    for stamp in (100, 200):
+        box.image(message(stamp))
+        thread.join(2.0)
+        frame = never.pop() if never else box.take(0.02)
+        assert frame.stamp_ns == stamp * MS
+        begin = time.monotonic()
+        silence = box.take(0.05)
+        assert isinstance(silence, Refusal) and silence.cause == 'no_images' and not silence.of_image
+        assert time.monotonic() - begin < 1.0
+    box.close()
+    assert box.take(0.02) is None and not box.rejections()

@@ -4,8 +4,10 @@ from __future__ import annotations
 import threading
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,17 @@ from rclpy.context import Context  # noqa: E402
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
+from dsac_ros.config import LOCALIZER_GROUPS, build_groups  # noqa: E402
+from dsac_ros.evaluation.replay import replay_offline  # noqa: E402
+from dsac_ros.localizer import Localizer  # noqa: E402
 from dsac_ros.msg import LocalizationStatus  # noqa: E402
 from dsac_ros.records import Frame  # noqa: E402
 from dsac_ros.ros import sensor_messages  # noqa: E402
 from dsac_ros.ros.live_replay import Player  # noqa: E402
 from dsac_ros.ros.localizer_node import spin  # noqa: E402
 from dsac_ros.ros.messages import matrix_from_pose  # noqa: E402
+from dsac_ros.tracking.state import State  # noqa: E402
+from dsac_ros.tracking.tracker import Tracker  # noqa: E402
 
 pytestmark = pytest.mark.ros
 ANSWER_S = 30.0  # generous: other work shares the machine
@@ -33,10 +40,11 @@ UNSET: Any = object()
 
 @pytest.fixture
 def running(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any) -> Callable[..., Any]:
-    """running(name=value, ...): a node with these parameters, and the player that shows it frames. Every frame by itself, unless said."""
+    """running(name=value, ...): a node with these parameters, and the player that shows it frames. Every frame by itself, and one is
+    enough to be published, unless said."""
     @contextmanager
     def run(**parameters: Any) -> Iterator[Player]:
-        parameters = {'map': str(small_room[0]), 'depth_wait': 0.3, 'tracking.enabled': False} | parameters
+        parameters = {'map': str(small_room[0]), 'depth_wait': 0.3, 'tracking.enabled': False, 'state.agreeing': 1} | parameters
         with node_in_process(domain_id, **parameters) as target, Player(target, parameters.get('modality') != 'rgb') as player:
             player.wait_until_ready()
             yield player
@@ -97,6 +105,22 @@ def show_good(player: Player, frames: list[Frame], modality: str = 'rgbd') -> Lo
     return status
 
 
+class Shown:
+    """Frames as a source."""
+
+    map_frame = 'map'
+    warnings: Counter[str] = Counter()
+
+    def __init__(self, frames: list[Frame]) -> None:
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self._frames)
+
+
 def raw(encoding: str, height: int, width: int, step: int, size: int) -> Image:
     return Image(encoding=encoding, height=height, width=width, step=step, data=array('B', bytes(size)))
 
@@ -123,7 +147,7 @@ def test_tracking(running: Callable[..., Any], frames: list[Frame]) -> None:
     assert [status.tracked for status in statuses] == [False, True, False, True, False]
     assert [status.modality for status in statuses] == ['rgbd', 'rgb', 'rgb', 'rgb', 'rgbd']
     assert [status.state for status in statuses] == [getattr(LocalizationStatus, name) for name in (
-        'TRACKING', 'TRACKING', 'LOST', 'TRACKING', 'TRACKING')]
+        'TRACKING', 'TRACKING', 'DEGRADED', 'TRACKING', 'TRACKING')]
 
 
 def test_tf_carries_the_pose(running: Callable[..., Any], frames: list[Frame]) -> None:
@@ -156,12 +180,60 @@ def black(frame: Frame) -> Frame:
 
 
 def test_unsure_is_silent_and_says_lost(player: Player, frames: list[Frame]) -> None:
-    assert show(player, black(frames[0])).state == LocalizationStatus.INITIALISING
-    show_good(player, frames)
-    status = show(player, black(frames[0]))
-    assert status.state == LocalizationStatus.LOST and not status.accepted
+    start = time.time_ns()
+    assert show(player, black(frames[0]), start).state == LocalizationStatus.INITIALISING
+    assert show(player, frames[0], start + 10 ** 8).state == LocalizationStatus.TRACKING
+    for milliseconds, state in ((1000, LocalizationStatus.DEGRADED), (1200, LocalizationStatus.LOST)):
+        status = show(player, black(frames[0]), start + milliseconds * 10 ** 6)
+        assert status.state == state and not status.accepted
     assert len(player.poses) == 1
     show_good(player, frames)
+
+
+def test_the_first_pose_waits_for_a_second_frame_that_agrees(running: Callable[..., Any], frames: list[Frame]) -> None:
+    with running(**{'state.agreeing': 2}) as player:
+        first = show(player, frames[0])
+        assert first.state == LocalizationStatus.INITIALISING and list(first.reasons) == ['unconfirmed: 1 of 2 frames agree']
+        assert not player.poses and show(player, frames[0]).state == LocalizationStatus.TRACKING
+
+
+def test_one_frame_of_another_place_is_not_believed_and_a_second_is(running: Callable[..., Any], frames: list[Frame]) -> None:
+    far = max(frames, key=lambda frame: np.linalg.norm((frame.map_from_camera - frames[0].map_from_camera)[:3, 3]))
+    with running(**{'state.agreeing': 2, 'state.max_speed': 0.01, 'state.max_turn': 0.01, 'state.lost_after': 60.0}) as player:
+        seen = [show(player, frame) for frame in (frames[0], frames[0], far, frames[0], far, far)]
+        assert [status.accepted for status in seen] == [False, True, False, True, False, True], [list(s.reasons) for s in seen]
+        assert seen[2].state == LocalizationStatus.DEGRADED and seen[2].reasons[0].startswith('jump')
+
+
+def test_the_camera_stops_and_returns(running: Callable[..., Any], frames: list[Frame]) -> None:
+    with running(**{'state.agreeing': 2}) as player:
+        assert [show(player, frames[0]).accepted for _ in range(2)] == [False, True]
+        start, posed = time.monotonic(), len(player.poses)
+        assert player.wait_for(lambda: player.newest.state == LocalizationStatus.LOST, ANSWER_S)
+        assert player.newest.reasons[0].startswith('no_images') and not player.newest.accepted and len(player.poses) == posed
+        assert 0.5 < time.monotonic() - start < 5.0, 'lost_after is 1 s'
+        assert not player.wait_for(lambda: player.newest.state != LocalizationStatus.LOST, 1.5)
+        assert any(show(player, frames[0]).accepted for _ in range(2))
+
+
+@pytest.mark.parametrize('tracking', [False, True])
+def test_the_node_says_what_the_offline_replay_says(running: Callable[..., Any], small_room: tuple[Path, list[Frame]],
+                                                    tracking: bool) -> None:
+    """Frame by frame the same state, the same reasons and the same pose: what is evaluated is what runs."""
+    path, frames = small_room
+    shown = [replace(frame, stamp_ns=(1 + i) * 10 ** 9) for i, frame in enumerate(
+        [frames[0], frames[1], black(frames[0]), frames[2], frames[8], frames[3], *[black(frames[0])] * 12, frames[4], frames[4]])]
+    options = {'tracking.enabled': tracking, 'state.agreeing': 2, 'state.max_speed': 0.05, 'state.lost_after': 10.0}
+    with running(modality='rgb', **options) as player:
+        live = [(show(player, frame, frame.stamp_ns), player.poses.get(frame.stamp_ns)) for frame in shown]
+    groups = build_groups(LOCALIZER_GROUPS, options)
+    offline = replay_offline(Tracker(Localizer.from_map(path, 'auto', groups['estimator'], groups['integrity']), groups['tracking']),
+                             Shown(shown), 'rgb', state=groups['state'])
+    assert {result.state for result in offline} == {'INITIALISING', 'TRACKING', 'DEGRADED', 'LOST'}
+    for (status, pose), result in zip(live, offline, strict=True):
+        assert State(status.state).name == result.state and status.accepted == result.published and status.tracked == result.tracked
+        assert tuple(status.reasons) == result.reasons
+        assert pose is None or np.abs(matrix_from_pose(pose[0].pose.pose) - result.map_from_camera).max() < 1e-9
 
 
 @pytest.mark.parametrize('image', [
@@ -278,7 +350,7 @@ def test_random_bytes_never_end_the_node(player: Player, frames: list[Frame]) ->
 def test_compressed(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any, cut: bool) -> None:
     frame, qos = small_room[1][0], QoSProfile(depth=2, reliability=QoSReliabilityPolicy.BEST_EFFORT)
     target = node_in_process(domain_id, map=str(small_room[0]), image_compressed=True, depth_compressed=True,
-                             image_topic='jpeg', depth_topic='png')
+                             image_topic='jpeg', depth_topic='png', **{'state.agreeing': 1})
     with target, Player(target, True) as player:
         colour, depth = (player.node.create_publisher(CompressedImage, topic, qos) for topic in ('jpeg', 'png'))
         jpeg = cv2.imencode('.jpg', frame.image[..., ::-1])[1].tobytes()
@@ -322,8 +394,31 @@ def test_spinning_ends_with_the_context_though_nothing_wakes_it(domain_id: int) 
     node.destroy_node()
 
 
+def test_what_a_callback_raises_ends_nothing(domain_id: int, capfd: pytest.CaptureFixture[str]) -> None:
+    context = Context()
+    rclpy.init(context=context, domain_id=domain_id)
+    node = rclpy.create_node('clumsy', context=context)
+    calls: list[float] = []
+
+    def fail() -> None:
+        calls.append(time.monotonic())
+        raise RuntimeError('stumbled')
+    node.create_timer(0.02, fail)
+    thread = threading.Thread(target=spin, args=(node,), daemon=True)
+    thread.start()
+    until = time.monotonic() + ANSWER_S
+    while len(calls) < 5 and time.monotonic() < until:
+        time.sleep(0.01)
+    with context.handle:
+        context.handle.shutdown()
+    thread.join(10.0)
+    assert len(calls) >= 5 and not thread.is_alive()
+    assert capfd.readouterr().err.count('RuntimeError: stumbled') == 1, 'said once, in full'
+    node.destroy_node()
+
+
 def test_two_robots_do_not_hear_each_other(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any) -> None:
-    one, two = (node_in_process(domain_id, map=str(small_room[0])) for _ in range(2))
+    one, two = (node_in_process(domain_id, map=str(small_room[0]), **{'state.agreeing': 1}) for _ in range(2))
     one.namespace, two.namespace = '/one', '/two'
     with one, two, Player(one, True) as first, Player(two, True) as second:
         first.wait_until_ready()

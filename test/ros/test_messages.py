@@ -14,6 +14,7 @@ from dsac_ros.data.decode import decode_camera, decode_colour, decode_depth  # n
 from dsac_ros.msg import LocalizationStatus  # noqa: E402
 from dsac_ros.records import Camera, Estimate, Verdict  # noqa: E402
 from dsac_ros.ros import messages, sensor_messages  # noqa: E402
+from dsac_ros.tracking.state import Decision, State  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -45,15 +46,19 @@ def test_transform_is_the_pose() -> None:
 
 
 def test_status_message() -> None:
-    status = messages.status_message(5, 'map', LocalizationStatus.TRACKING, (), estimate(), {'wait': 1.0, 'encoder': 12.5}, True)
+    status = messages.status_message(5, 'map', Decision(State.TRACKING, True), estimate(), {'wait': 1.0, 'encoder': 12.5})
     assert (status.modality, status.expert, status.accepted) == ('rgbd', 'kitchen', True)
     assert list(status.stage_names) == ['wait', 'encoder'] and list(status.stage_times_ms) == [1.0, 12.5]
     stddev = np.sqrt(np.diagonal(estimate().covariance))
     np.testing.assert_allclose([*status.position_stddev, *status.rotation_stddev], stddev, rtol=1e-6)
 
 
+def test_the_states_of_the_message_are_those_of_the_machine() -> None:
+    assert all(getattr(LocalizationStatus, state.name) == state for state in State)
+
+
 def test_status_of_a_refused_frame_has_no_evidence() -> None:
-    status = messages.status_message(5, 'map', LocalizationStatus.LOST, ('bad_image: x',), None, {}, False)
+    status = messages.status_message(5, 'map', Decision(State.LOST, False, ('bad_image: x',)))
     assert not status.accepted and list(status.reasons) == ['bad_image: x'] and status.modality == ''
     assert all(math.isnan(value) for value in (status.inliers, status.residual, *status.position_stddev, *status.rotation_stddev))
 

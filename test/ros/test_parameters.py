@@ -1,6 +1,7 @@
 """Parameters: declared once, described, checked; the shipped file is what the code says."""
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -10,13 +11,15 @@ import pytest
 import yaml
 
 rclpy = pytest.importorskip('rclpy')
+from rcl_interfaces.srv import SetParameters  # noqa: E402
 from rclpy.context import Context  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
-from dsac_ros.config import NodeOptions, Options, option  # noqa: E402
+from dsac_ros.config import IntegrityOptions, NodeOptions, Options, option  # noqa: E402
 from dsac_ros.errors import ConfigError  # noqa: E402
-from dsac_ros.ros import parameters  # noqa: E402
+from dsac_ros.ros import parameters, sensor_messages  # noqa: E402
+from dsac_ros.ros.live_replay import Player  # noqa: E402
 
 pytestmark = pytest.mark.ros
 FILE = Path(__file__).parents[2] / 'config' / 'localize.yaml'
@@ -38,6 +41,18 @@ def node_with(context: Context, **values: Any) -> Node:
 def test_the_shipped_file_is_generated() -> None:
     assert FILE.read_text() == parameters.parameter_file('localizer', parameters.GROUPS['localizer']), \
         'run: python -m dsac_ros.ros.parameters localizer > config/localize.yaml'
+
+
+def test_the_reference_is_generated() -> None:
+    assert (FILE.parents[1] / 'docs' / 'parameters.md').read_text() == parameters.reference('localizer', parameters.GROUPS['localizer']), \
+        'run: python -m dsac_ros.ros.parameters docs > docs/parameters.md'
+
+
+def test_the_reference_has_every_parameter_with_its_default() -> None:
+    rows = [line for line in parameters.reference('localizer', parameters.GROUPS['localizer']).splitlines() if line.startswith('| `')]
+    names = [f'{prefix}.{f.name}'.lstrip('.') for prefix, group in parameters.GROUPS['localizer'].items() for f in fields(group)]
+    assert [row.split('`')[1] for row in rows] == names and all(row.count(' | ') == 5 for row in rows)
+    assert '| `state.agreeing` | `2` |  | 1 to 100 |  |' in '\n'.join(rows) and '| m | 0.0 to 1000.0 | yes |' in '\n'.join(rows)
 
 
 def test_the_shipped_file_round_trips(context: Context) -> None:
@@ -99,3 +114,41 @@ def test_groups_with_a_prefix(context: Context) -> None:
     assert not node.set_parameters([Parameter('map', value='other')])[0].successful, 'read-only'
     text = parameters.parameter_file('baker', {'oven': Oven})
     assert yaml.safe_load(text) == {'/**': {'ros__parameters': {'oven': {'heat': 180.0}}}}
+
+
+def test_changed_groups_are_checked_and_others_left_alone() -> None:
+    groups = {'': NodeOptions(), 'integrity': IntegrityOptions()}
+    after = parameters.changed(groups, {'integrity.min_spread': 0.7, 'use_sim_time': True})
+    assert after['integrity'].min_spread == 0.7 and after[''] == groups[''] and groups['integrity'].min_spread == 0.4
+    with pytest.raises(ConfigError, match='min_spread.*0.0 to 1.0.*1.5'):
+        parameters.changed(groups, {'integrity.min_spread': 1.5})
+
+
+def test_thresholds_count_from_the_next_frame_on(domain_id: int, small_room: Any, node_in_process: Any, call: Any) -> None:
+    """Through the node's own service, as `ros2 param set` does it: good values act, bad ones change nothing, read-only ones stay."""
+    path, frames = small_room
+
+    def put(player: Player, name: str, value: Any) -> Any:
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        return call(player, SetParameters, 'set_parameters', request).results[0]
+
+    def show(player: Player) -> Any:
+        stamp = time.time_ns()
+        player.send(stamp, sensor_messages.camera_info_message(frames[0].camera), sensor_messages.colour_message(frames[0].image))
+        assert player.wait_for(lambda: stamp in player.statuses, 30.0)
+        return player.statuses[stamp]
+
+    parameters_of_node = {'map': str(path), 'modality': 'rgb', 'tracking.enabled': False, 'state.agreeing': 1}
+    with node_in_process(domain_id, **parameters_of_node) as target, Player(target, False) as player:
+        player.wait_until_ready()
+        assert show(player).accepted
+        assert put(player, 'integrity.max_position_deviation', 1e-6).successful
+        assert list(show(player).reasons) == ['uncertain_position']
+        for value in (-1.0, float('nan'), 'much'):
+            result = put(player, 'integrity.max_position_deviation', value)
+            assert not result.successful and result.reason
+        assert list(show(player).reasons) == ['uncertain_position']
+        assert put(player, 'integrity.max_position_deviation', 0.5).successful and show(player).accepted
+        for name, value in (('sync_slop', 0.5), ('integrity.min_inlier', 1.0), ('state.agreeing', 2)):
+            assert not put(player, name, value).successful
+        assert show(player).accepted

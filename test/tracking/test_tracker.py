@@ -127,6 +127,24 @@ def test_after_some_refused_frames_nothing_is_expected_any_more() -> None:
     assert [guess is not None for guess in run(tracker, frame(0.7), frame(0.8))] == [False, True]
 
 
+def test_what_somebody_says_is_the_guess_of_one_frame_also_when_switched_off() -> None:
+    for enabled in (True, False):
+        tracker = Tracker(Scribe(), TrackingOptions(enabled=enabled))
+        run(tracker, frame(0.0), frame(0.1))
+        tracker.expect(moved(5.0, 0.3))
+        told, after = run(tracker, frame(0.2), frame(0.3))
+        np.testing.assert_allclose(np.linalg.inv(told.camera_from_map), moved(5.0, 0.3), atol=1e-12)
+        assert told.radius_px > TrackingOptions().radius_px and told.min_landmarks == TrackingOptions().min_landmarks
+        assert (after is not None) == enabled
+
+
+def test_forgetting_leads_to_a_search() -> None:
+    tracker = Tracker(Scribe())
+    run(tracker, frame(0.0), frame(0.1))
+    tracker.forget()
+    assert run(tracker, frame(0.2)) == [None]
+
+
 def test_switched_off_every_frame_is_by_itself() -> None:
     assert run(Tracker(Scribe(), TrackingOptions(enabled=False)), frame(0.0), frame(0.1), frame(0.2)) == [None] * 3
 

@@ -1,0 +1,203 @@
+"""The thread between messages in and pose out: decodes, localises, and says of every frame what became of it."""
+from __future__ import annotations
+
+import math
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from rclpy.node import Node
+
+from dsac_ros.config import NodeOptions, StateOptions
+from dsac_ros.errors import DecodeError
+from dsac_ros.msg import LocalizationStatus
+from dsac_ros.records import Estimate, Frame
+from dsac_ros.ros import messages
+from dsac_ros.ros.complaints import Complaints
+from dsac_ros.ros.images import colour_decoder, decode_camera, decode_depth
+from dsac_ros.ros.intake import NO_IMAGES, Intake, RawFrame, Refusal
+from dsac_ros.ros.outlets import Outlets
+from dsac_ros.tracking.state import Decision, StateMachine
+from dsac_ros.tracking.tracker import Tracker
+
+MAX_STATUSES = 100
+
+
+class Worker:
+    """Takes from the intake until close(), after which nothing is published any more."""
+
+    def __init__(self, node: Node, options: NodeOptions, state: StateOptions, intake: Intake, tracker: Tracker,
+                 outlets: Outlets) -> None:
+        self._node, self.options, self._intake, self._tracker, self._outlets = node, options, intake, tracker, outlets
+        self.enabled = True
+        self._machine = StateMachine(state)
+        self._actions: deque[Callable[[], None]] = deque()
+        self._decode_colour = colour_decoder()
+        self._complaints = Complaints(node.get_logger().warning)
+        self._processed = self._accepted = 0
+        self._statuses: deque[LocalizationStatus] = deque(maxlen=MAX_STATUSES)
+        self._posed_s: float | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name='localize', daemon=True)
+        self._thread.start()
+
+    @property
+    def map_frame(self) -> str:
+        return self.options.map_frame or self._tracker.map_frame
+
+    def recent(self) -> list[LocalizationStatus]:
+        """The last statuses, oldest first."""
+        return list(self._statuses.copy())
+
+    def seconds_since_pose(self) -> float | None:
+        """Since the last published pose; None before the first."""
+        return None if self._posed_s is None else time.monotonic() - self._posed_s
+
+    def between_frames(self, action: Callable[[], None]) -> None:
+        """Have the thread do this before its next frame."""
+        self._actions.append(action)
+
+    def restart(self) -> None:
+        """Between frames: forget what the frames before say."""
+        self._tracker.forget()
+        self._machine.restart()
+
+    def expect(self, map_from_camera: np.ndarray) -> None:
+        """Between frames: the next frame is looked for around this pose, (4, 4), and everywhere where it is not there."""
+        self.restart()
+        self._tracker.expect(map_from_camera)
+
+    def use(self, tracker: Tracker) -> None:
+        """Between frames: another map."""
+        self._tracker = tracker
+        self.restart()
+
+    def close(self, timeout_s: float) -> bool:
+        """End the thread; what it is at is finished first. False where that takes longer than the timeout."""
+        self._closed = True
+        self._intake.close()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _work(self) -> None:
+        while (item := self._intake.take(self._machine.options.lost_after)) is not None:
+            try:
+                while self._actions:
+                    self._actions.popleft()()
+                if isinstance(item, RawFrame):
+                    item = self._check(item)
+                self._refused(item) if isinstance(item, Refusal) else self._localize(item)
+            # A frame must never end the node, whatever it is that fails.
+            except Exception as error:
+                if not self._node.context.ok():
+                    return
+                self._complaints.say('internal_error', traceback.format_exc())
+                self._refused(self._intake.refuse(item, 'internal_error', f'{type(error).__name__}: {error}'))
+
+    def _check(self, raw: RawFrame) -> RawFrame | Refusal:
+        if not self.enabled:
+            return self._intake.refuse(raw, 'disabled', 'switched off by ~/enable')
+        age_s = self._age_s(raw.stamp_ns)
+        if self.options.max_age and abs(age_s) > self.options.max_age:
+            detail = f'stamp {raw.stamp_ns / 1e9:.3f} s is {age_s:.3f} s behind the clock, max_age is {self.options.max_age} s'
+            return self._intake.refuse(raw, 'too_old' if age_s > 0 else 'from_the_future', detail)
+        return raw
+
+    def _localize(self, raw: RawFrame) -> None:
+        picked_s = time.monotonic()
+        frame = self._decode(raw)
+        if isinstance(frame, Refusal):
+            self._refused(frame)
+            return
+        decoded_s = time.monotonic()
+        estimate = self._tracker.localize(frame, self.options.modality)
+        self._processed += 1
+        stages = {'wait': 1e3 * (picked_s - raw.received_s), 'decode': 1e3 * (decoded_s - picked_s), **estimate.stage_times_ms}
+        decision = self._machine.decide(estimate)
+        if self._processed == 1:
+            self._node.get_logger().info(f'first frame: {frame.camera.width}x{frame.camera.height}, '
+                                         + ('with depth' if frame.depth is not None else 'without depth'))
+        if decision.published:
+            self._accepted += 1
+            if self._accepted == 1:
+                self._node.get_logger().info(f'first pose, in frame {self.map_frame}, after {self._processed} frames')
+            self._posed_s = time.monotonic()
+            if not self._closed:
+                self._outlets.pose(estimate, self.map_frame)
+        else:
+            self._complaints.say('no_pose', f'frame refused: {", ".join(decision.reasons)}')
+        self._report(raw, decision, estimate, stages)
+
+    def _decode(self, raw: RawFrame) -> Frame | Refusal:
+        if raw.camera_info is None:
+            return self._intake.refuse(raw, 'no_camera_info', f'no camera_info yet; is {self.options.camera_info_topic} published?')
+        try:
+            camera = decode_camera(raw.camera_info)
+        except DecodeError as error:
+            return self._intake.refuse(raw, 'bad_camera_info', str(error))
+        try:
+            image = self._decode_colour(raw.image)
+        except DecodeError as error:
+            return self._intake.refuse(raw, 'bad_image', str(error))
+        height, width = image.shape[:2]
+        if (camera.width, camera.height) != (width, height):
+            detail = f'the image is {width}x{height}, camera_info {camera.width}x{camera.height}'
+            return self._intake.refuse(raw, 'camera_info_size', detail)
+        depth = self._depth_of(raw, (height, width))
+        if depth is None and self.options.modality == 'rgbd':
+            self._intake.fall_back()
+        return Frame(image, camera, raw.stamp_ns, depth)
+
+    def _depth_of(self, raw: RawFrame, shape: tuple[int, int]) -> np.ndarray | None:
+        """The depth image, or None, counted and said, where it cannot be used: the frame then goes on in rgb."""
+        if raw.depth is None:
+            if self.options.modality == 'rgbd':
+                self._complaints.say('no_depth', f'no depth image on {self.options.depth_topic} within {self.options.sync_slop} s of the '
+                                                 'stamp of the colour image, or not in time; localising in rgb')
+            return None
+        try:
+            depth = decode_depth(raw.depth)
+        except DecodeError as error:
+            self._complain('bad_depth', str(error))
+            return None
+        if depth.shape != shape:
+            self._complain('depth_size', f'the image is {shape[1]}x{shape[0]}, depth {depth.shape[1]}x{depth.shape[0]}; '
+                                         'depth has to be registered to the image')
+            return None
+        if not (depth > 0).any():
+            self._complain('empty_depth', 'no pixel of the depth image holds a distance')
+            return None
+        return depth
+
+    def _complain(self, cause: str, detail: str) -> None:
+        self._intake.complain(cause)
+        self._complaints.say(cause, f'{detail}; localising in rgb')
+
+    def _refused(self, refusal: Refusal) -> None:
+        if refusal.cause != 'disabled':
+            self._complaints.say(refusal.cause, refusal.detail)
+        if refusal.cause == NO_IMAGES:
+            self._report(refusal, Decision(self._machine.lose(), False, (f'{refusal.cause}: {refusal.detail}',)))
+        if refusal.of_image:
+            self._report(refusal, Decision(self._machine.refuse(refusal.stamp_ns), False, (f'{refusal.cause}: {refusal.detail}',)))
+
+    def _age_s(self, stamp_ns: int) -> float:
+        return (self._node.get_clock().now().nanoseconds - stamp_ns) / 1e9
+
+    def _report(self, item: RawFrame | Refusal, decision: Decision, estimate: Estimate | None = None,
+                stages: Mapping[str, float] = MappingProxyType({})) -> None:
+        status = messages.status_message(item.stamp_ns, self.map_frame, decision, estimate, stages)
+        counters = self._intake.counters() | {'processed': self._processed, 'accepted': self._accepted}
+        messages.fill_counters(status, counters, self._intake.rejections())
+        status.latency_stamp_ms = 1e3 * self._age_s(item.stamp_ns) if item.stamp_ns > 0 else math.nan
+        status.latency_receive_ms = 1e3 * (time.monotonic() - item.received_s)
+        self._statuses.append(status)
+        if not self._closed:
+            self._outlets.status(status)

@@ -1,0 +1,120 @@
+"""From verdicts on single frames to what is published: silence until frames agree, and no belief in a single wild one."""
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from dsac_ros.config import StateOptions
+from dsac_ros.records import Estimate
+
+# What two poses may differ by beside the motion: their noise, as each states it, and what it may leave out.
+SIGMAS = 3.0
+SLACK_M, SLACK_RAD = 0.05, 0.02
+
+
+class State(IntEnum):
+    """As in dsac_ros/msg/LocalizationStatus."""
+
+    INITIALISING = 0
+    TRACKING = 1
+    DEGRADED = 2
+    LOST = 3
+
+
+@dataclass(frozen=True)
+class Decision:
+    """published: the frame's pose goes out. reasons: why it does not, or what is weak about it."""
+
+    state: State
+    published: bool
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Fix:
+    """An accepted pose with the largest standard deviation of its position and of its rotation along any axis."""
+
+    stamp_ns: int
+    map_from_camera: np.ndarray
+    deviation_m: float
+    deviation_rad: float
+
+
+class StateMachine:
+    """For the frames of one camera in the order of their stamps; a stamp that is not later than the one before starts anew.
+
+    An accepted pose is published when the camera can have got there from the last published one, or, at the start, after that one is
+    lost_after old, and where they are too far apart (a robot that was carried, or a wrong pose), when enough of the last frames agree.
+    """
+
+    def __init__(self, options: StateOptions = StateOptions()) -> None:
+        self.options = options
+        self.restart()
+
+    def restart(self) -> None:
+        """As if no frame had come."""
+        # Of the frames before, None for one that was refused.
+        self._recent: deque[_Fix | None] = deque(maxlen=self.options.agreeing + self.options.spare - 1)
+        self._published: _Fix | None = None
+        self._lost = False
+        self._last_ns = 0
+
+    def decide(self, estimate: Estimate) -> Decision:
+        """What becomes of a frame that was localised."""
+        if estimate.stamp_ns <= self._last_ns:
+            self.restart()
+        self._last_ns = estimate.stamp_ns
+        finite = np.isfinite(estimate.map_from_camera).all() and np.isfinite(estimate.covariance).all()
+        if not (estimate.verdict.accepted and finite):
+            self._recent.append(None)
+            return Decision(self._silent(), False, estimate.verdict.reasons if finite else (*estimate.verdict.reasons, 'pose_not_finite'))
+        covariance = estimate.covariance
+        fix = _Fix(estimate.stamp_ns, estimate.map_from_camera, _deviation(covariance[:3, :3]), _deviation(covariance[3:, 3:]))
+        count = 1 + sum(other is not None and self._agree(other, fix) for other in self._recent)
+        self._recent.append(fix)
+        going_on = self._silent() == State.DEGRADED
+        if count < self.options.agreeing and not (going_on and self._agree(self._published, fix)):
+            reason = 'jump' if going_on else 'unconfirmed'
+            return Decision(self._silent(), False, (f'{reason}: {count} of {self.options.agreeing} frames agree',))
+        self._published, self._lost = fix, False
+        # Frames from before would confirm a jump: more time has passed since them, and where frames flip, some are of the other place.
+        self._recent = deque([fix], self._recent.maxlen)
+        weak = tuple(name for name, bad in (('weak_position', fix.deviation_m > self.options.weak_position),
+                                            ('weak_rotation', fix.deviation_rad > self.options.weak_rotation)) if bad)
+        return Decision(State.DEGRADED if weak else State.TRACKING, True, weak)
+
+    def refuse(self, stamp_ns: int) -> State:
+        """The state after a frame that could not be localised; one without a stamp, or not in order, only counts as none."""
+        if stamp_ns > self._last_ns:
+            self._last_ns = stamp_ns
+            self._recent.append(None)
+        return self._silent()
+
+    def lose(self) -> State:
+        """The state when no frames come any more."""
+        self._lost = self._published is not None
+        return self._silent()
+
+    def _silent(self) -> State:
+        """The state of a frame without a pose, by the time since the last one."""
+        if self._published is None:
+            return State.INITIALISING
+        self._lost |= self._last_ns - self._published.stamp_ns > 1e9 * self.options.lost_after
+        return State.LOST if self._lost else State.DEGRADED
+
+    def _agree(self, earlier: _Fix, later: _Fix) -> bool:
+        # Else every place would agree with what was seen an hour ago.
+        seconds = min((later.stamp_ns - earlier.stamp_ns) / 1e9, self.options.lost_after)
+        moved_m = np.linalg.norm(later.map_from_camera[:3, 3] - earlier.map_from_camera[:3, 3])
+        turned_rad = Rotation.from_matrix(earlier.map_from_camera[:3, :3].T @ later.map_from_camera[:3, :3]).magnitude()
+        noise_m, noise_rad = np.hypot(earlier.deviation_m, later.deviation_m), np.hypot(earlier.deviation_rad, later.deviation_rad)
+        return bool(moved_m <= self.options.max_speed * seconds + SIGMAS * noise_m + SLACK_M
+                    and turned_rad <= self.options.max_turn * seconds + SIGMAS * noise_rad + SLACK_RAD)
+
+
+def _deviation(covariance_33: np.ndarray) -> float:
+    return float(np.sqrt(max(0.0, np.linalg.eigvalsh(covariance_33)[-1])))
