@@ -127,7 +127,7 @@ class EstimatorOptions(Options):
     """Generate, score, refine (dsac_ros.ransac)."""
 
     hypotheses_rgb: int = option(128, 'minimal sets drawn per RGB frame; every root of P3P is scored', low=8, high=8192)
-    hypotheses_rgbd: int = option(192, 'minimal sets drawn per RGB-D frame, two thirds of them of measured points', low=8, high=8192)
+    hypotheses_rgbd: int = option(384, 'minimal sets drawn per RGB-D frame, two thirds of them of measured points', low=8, high=8192)
     uniform_share: float = option(0.1, 'share of the draws that ignores the learned guidance', low=0.0, high=1.0)
     scale_factor: float = option(2.0, 'standard deviation of a scene coordinate along an axis, per predicted scale (2 for the '
                                  'isotropic Laplace error that the head is trained for)', low=0.1, high=100.0)

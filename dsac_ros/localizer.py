@@ -4,7 +4,7 @@ from __future__ import annotations
 import gc
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -169,7 +169,12 @@ class Localizer:
             pose_44, hessian_66 = torch.where(near.enough, near.pose_44, pose_44), torch.where(near.enough, near.hessian_66, hessian_66)
             landmarks = torch.where(near.enough, near.inliers, landmarks)
             watch.lap('landmarks')
-        evidence = self._evidence(pose_44, hessian_66, *self._cell_evidence(cells, pose_44, grid), landmarks)
+        support = self._cell_evidence(cells, pose_44, grid)
+        if view is not None and cells.ranges_BN is not None:
+            # A pose by landmarks must not be refused for depth that the cells of a view never seen before do not meet: without depth it is not.
+            across = self._cell_evidence(replace(cells, ranges_BN=None, range_noise_BN=None), pose_44, grid)
+            support = [torch.where(near.enough, a, s) for a, s in zip(across[:3], support)] + [support[3]]
+        evidence = self._evidence(pose_44, hessian_66, *support, landmarks)
         watch.lap('evidence')
         return self._answer(frame, modality, evidence, watch)
 
