@@ -171,7 +171,7 @@ class Localizer:
             watch.lap('landmarks')
         support = self._cell_evidence(cells, pose_44, grid)
         if view is not None and cells.ranges_BN is not None:
-            # A pose by landmarks must not be refused for depth that the cells of a view never seen before do not meet: without depth it is not.
+            # Where the view is new, cells meet no depth: a pose by landmarks is not to be refused for it, as it is not without depth.
             across = self._cell_evidence(replace(cells, ranges_BN=None, range_noise_BN=None), pose_44, grid)
             support = [torch.where(near.enough, a, s) for a, s in zip(across[:3], support)] + [support[3]]
         evidence = self._evidence(pose_44, hessian_66, *support, landmarks)
