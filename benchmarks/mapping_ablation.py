@@ -45,10 +45,13 @@ SUITES = {
     'choices': {name: {'minutes': 2.0, **options} for name, options in CHOICES.items()},
     'minutes': {f'{minutes} min, {kind}': {'minutes': float(minutes), 'rgb_only': kind == 'RGB only'}
                 for minutes in (2, 5, 10, 20) for kind in ('depth', 'RGB only')}}
+# What cells alone are worth is asked whether or not their poses would be accepted.
+CELLS_ALONE = {'estimator.landmarks': False, 'integrity.min_inliers': 0.0, 'integrity.min_inlier_ratio': 0.0, 'integrity.min_spread': 0.0,
+               'integrity.max_position_deviation': 1e3, 'integrity.max_rotation_deviation': 10.0, 'integrity.map_margin': 1e4}
 # Query -> modality and options of the localizer.
 QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
     'RGB': ('rgb', {}), 'RGB-D': ('rgbd', {}),
-    'RGB, cells alone': ('rgb', {'estimator.landmarks': False}), 'RGB-D, cells alone': ('rgbd', {'estimator.landmarks': False})}
+    'RGB, cells alone': ('rgb', CELLS_ALONE), 'RGB-D, cells alone': ('rgbd', CELLS_ALONE)}
 
 
 @dataclass(frozen=True)
