@@ -52,7 +52,8 @@ class Frame:
 
     image: (H, W, 3) uint8 RGB. depth: (H, W) float32 metres along the optical axis, registered to the image, 0 where there is none;
     or None.
-    map_from_camera: reference pose where the source knows one. name: the source's own id of the frame.
+    map_from_camera: reference pose where the source knows one. name: the source's own id of the frame. odom_from_camera: what the odometry
+    says at the stamp, (4, 4), in a frame that drifts against the map; None where there is none.
     """
 
     image: np.ndarray
@@ -61,6 +62,7 @@ class Frame:
     depth: np.ndarray | None = None
     map_from_camera: np.ndarray | None = None
     name: str = ''
+    odom_from_camera: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,21 @@ class Guess:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One test of a pose: the value found and its limit, under the name of the option that sets it: min_... or max_..., or map_margin."""
+
+    name: str
+    value: float
+    limit: float
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """Whether a pose may be published; `reasons` names every test that failed (see tracking.integrity)."""
+    """Whether a pose may be published; `reasons` names every test that failed (see tracking.integrity), checks has all that were made."""
 
     accepted: bool
     reasons: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
