@@ -60,7 +60,7 @@ def from_dict(group: type[T], values: dict[str, Any]) -> T:
 def build_groups(groups: Mapping[str, type[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
     """Prefix -> option group, from values by their full names: PREFIX.NAME, or NAME for the prefix ''. Raises ConfigError."""
     parts: dict[str, dict[str, Any]] = {prefix: {} for prefix in groups}
-    for name, value in values.items():
+    for name, value in with_precision(values).items():
         prefix, _, own_name = name.rpartition('.')
         if prefix not in parts:
             known = [f'{p}.{f.name}'.lstrip('.') for p, group in groups.items() for f in fields(group)]
@@ -195,6 +195,8 @@ class TrackingOptions(Options):
 class IntegrityOptions(Options):
     """When a pose is good enough to be published (dsac_ros.tracking.integrity)."""
 
+    precision: str = option('medium', 'low: more frames are answered; high: fewer, and surer. Moves the limits of integrity and state that '
+                            'are listed in dsac_ros.config.PRECISION; one that is set itself stays', choices=('low', 'medium', 'high'))
     min_inliers: float = threshold(40.0, 'fewest soft inlier cells', low=0.0, high=1e6)
     min_inlier_ratio: float = threshold(0.25, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
     min_spread: float = threshold(0.4, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
@@ -206,6 +208,8 @@ class IntegrityOptions(Options):
     max_position_deviation: float = threshold(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)
     max_rotation_deviation: float = threshold(0.2, 'largest standard deviation of the rotation about any axis', unit='rad', low=0.0,
                                               high=10.0)
+    min_margin: float = threshold(0.0, 'least lead of the pose over the best candidate of another place (estimator.mode_distance), in '
+                                  'logarithms of the likelihood; 0 = off', low=0.0, high=1e9)
     map_margin: float = threshold(3.0, 'how far the camera may be outside of the box of the mapped points', unit='m', low=0.0, high=1e4)
 
 
@@ -220,13 +224,14 @@ class StateOptions(Options):
     max_speed: float = option(5.0, 'fastest that the camera moves: frames that would need more do not agree', unit='m/s', low=0.0,
                               high=1e3)
     max_turn: float = option(6.0, 'fastest that it turns', unit='rad/s', low=0.0, high=1e3)
-    max_odometry_chi2: float = option(40.0, 'in place of those two, where odometry is known of both frames: largest squared Mahalanobis distance '
-                                      '(6 degrees of freedom) between their motion and that of the odometry; 0 = off', low=0.0, high=1e9)
+    max_odometry_chi2: float = option(40.0, 'in place of those two, where odometry is known of both frames: largest squared Mahalanobis '
+                                      'distance (6 degrees of freedom) between their motion and that of the odometry; 0 = off', low=0.0,
+                                      high=1e9)
     odometry_position_noise: float = option(0.1, 'noise of the position that odometry says, per distance', low=0.0, high=10.0)
     odometry_rotation_noise: float = option(0.1, 'noise of the rotation, per angle turned', low=0.0, high=10.0)
     odometry_turn_noise: float = option(0.02, 'noise of the rotation, per distance', unit='rad/m', low=0.0, high=10.0)
-    odometry_position_floor: float = option(0.03, 'noise of the position without any motion: what is not modelled, such as bad stamps', unit='m',
-                                            low=1e-4, high=10.0)
+    odometry_position_floor: float = option(0.03, 'noise of the position without any motion: what is not modelled, such as bad stamps',
+                                            unit='m', low=1e-4, high=10.0)
     odometry_rotation_floor: float = option(0.015, 'the same of the rotation', unit='rad', low=1e-4, high=10.0)
     weak_position: float = option(0.1, 'standard deviation of the position along any axis from which on a pose counts as weak', unit='m',
                                   low=0.0, high=1e3)
@@ -237,6 +242,23 @@ class StateOptions(Options):
 # Prefix -> what a frame is localised with, as parameters of the node, `--set` of an evaluation and sections of config/localize.yaml.
 LOCALIZER_GROUPS: dict[str, type[Any]] = {'estimator': EstimatorOptions, 'tracking': TrackingOptions, 'integrity': IntegrityOptions,
                                        'state': StateOptions}
+
+# What integrity.precision sets; medium is the defaults.
+PRECISION: dict[str, dict[str, Any]] = {
+    'low': {'integrity.min_inliers': 25.0, 'integrity.min_inlier_ratio': 0.15, 'integrity.min_spread': 0.3, 'integrity.min_landmarks': 20.0,
+            'integrity.sure_landmarks': 60.0, 'integrity.min_support': 0.02, 'integrity.max_position_deviation': 1.0,
+            'integrity.max_rotation_deviation': 0.4, 'state.max_odometry_chi2': 80.0},
+    'medium': {},
+    'high': {'integrity.min_inliers': 60.0, 'integrity.min_inlier_ratio': 0.35, 'integrity.min_spread': 0.5,
+             'integrity.min_landmarks': 40.0, 'integrity.sure_landmarks': 120.0, 'integrity.min_support': 0.05,
+             'integrity.max_position_deviation': 0.1, 'integrity.max_rotation_deviation': 0.05, 'integrity.min_margin': 10.0,
+             'state.agreeing': 3, 'state.max_odometry_chi2': 25.0},
+}
+
+
+def with_precision(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by full name and what integrity.precision among them sets; what is given itself wins."""
+    return PRECISION.get(values.get('integrity.precision', 'medium'), {}) | dict(values)
 
 
 @dataclass(frozen=True)

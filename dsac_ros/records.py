@@ -6,6 +6,7 @@ nanoseconds where a name ends in `_ns`, milliseconds in `_ms`, pixels in `_px`. 
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Mapping
 
@@ -102,7 +103,8 @@ class Estimate:
     grid that holds inlier cells. residual: robust rms residual of the inlier cells, in pixels (rgb) or metres (rgbd).
     landmarks: soft count of the keypoints that agree, 0 where the pose comes from the cells alone. stage_times_ms: stage -> milliseconds.
     tracked: landmarks around an expected pose confirmed it; the cells were not asked, their inliers are 0, spread and residual those of
-    the landmarks, the modality rgb.
+    the landmarks, the modality rgb. margin: lead of the first pose over the best candidate of another place, in logarithms of the
+    likelihood; infinite where there was none, or none was looked for (tracked).
     """
 
     stamp_ns: int
@@ -118,3 +120,4 @@ class Estimate:
     stage_times_ms: Mapping[str, float] = field(default_factory=dict)
     landmarks: float = 0.0
     tracked: bool = False
+    margin: float = math.inf

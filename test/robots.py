@@ -30,7 +30,7 @@ ODOM_FROM_MAP = rigid([0.0, 0.0, 0.8], [2.0, -1.0, 0.0])
 
 
 class RobotTf:
-    """Publishes while inside of `with`. The robot stands where its camera is at map_from_camera at the start, and drives with `velocity`."""
+    """Publishes while inside of `with`. Its camera is at map_from_camera at the start; it drives with `velocity`."""
 
     def __init__(self, player: Any, map_from_camera: np.ndarray, prefix: str = '', velocity: tuple[float, float, float] = (0.0, 0.0, 0.0),
                  extrinsics: bool = True, odometry: bool = True) -> None:

@@ -76,6 +76,9 @@ def status_message(stamp_ns: int, map_frame: str, decision: Decision, estimate: 
     message.inliers, message.inlier_ratio = float(estimate.inliers), float(estimate.inlier_ratio)
     message.spread, message.residual = float(estimate.spread), float(estimate.residual)
     message.landmarks, message.tracked = float(estimate.landmarks), estimate.tracked
+    checks = [('integrity', check) for check in estimate.verdict.checks] + [('state', check) for check in decision.checks]
+    message.test_names = [f'{group}.{check.name}' for group, check in checks]
+    message.test_values, message.test_limits = [check.value for _, check in checks], [check.limit for _, check in checks]
     stddev = np.sqrt(np.maximum(np.diagonal(estimate.covariance), 0.0)).astype(np.float32)
     message.position_stddev, message.rotation_stddev = stddev[:3], stddev[3:]
     return message

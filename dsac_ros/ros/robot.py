@@ -32,8 +32,8 @@ class Placement:
 class Robot:
     """For the modes map_to_odom and map_to_base, from activation to deactivation. Raises ConfigError where TF cannot be heard.
 
-    map to base_frame is sent once for an image, with its stamp: where the robot is now is not known. map to odom_frame hardly changes, so it
-    is dated ahead and sent again by a timer until the last image is too old.
+    map to base_frame is sent once for an image, with its stamp: where the robot is now is not known. map to odom_frame hardly changes, so
+    it is dated ahead and sent again by a timer until the last image is too old.
     """
 
     def __init__(self, node: Node, options: NodeOptions, map_frame: str) -> None:

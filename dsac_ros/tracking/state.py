@@ -149,7 +149,7 @@ def odometry_chi2(earlier: _Fix, later: _Fix, options: StateOptions) -> float:
 
 
 def moved_covariance(covariance: np.ndarray, lever: np.ndarray) -> np.ndarray:
-    """(6, 6) in ROS order of a point that is rigidly `lever` (3,) away, in the axes of the covariance: its position errs with the rotation."""
+    """(6, 6) in ROS order of a point that is rigidly `lever` (3,) away, in the same axes: its position errs with the rotation."""
     x, y, z = lever
     jacobian = np.eye(6)
     jacobian[:3, 3:] = -np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])

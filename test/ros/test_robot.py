@@ -1,10 +1,11 @@
-"""Transforms of a robot over real DDS: composed at the stamp of the image, dated ahead, sent again and not for ever; two robots; base_pose."""
+"""Transforms of a robot over real DDS: composed at the stamp of the image, dated ahead, sent again, not for ever; two robots; base_pose."""
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from robots import BASE_FROM_CAMERA, CAMERA_FRAME, RobotTf, matrix_of  # noqa: E
 
 pytestmark = pytest.mark.ros
 ANSWER_S = 60.0
-PATIENT = {'tf_wait': 1.0, 'tf_max_age': 60.0, 'state.agreeing': 1, 'state.lost_after': 60.0, 'modality': 'rgb'}  # others use the machine too
+# Others use the machine too.
+PATIENT = {'tf_wait': 1.0, 'tf_max_age': 60.0, 'state.agreeing': 1, 'state.lost_after': 60.0, 'modality': 'rgb'}
 
 
 @pytest.fixture
@@ -79,16 +81,20 @@ def wait(condition: Callable[[], Any], seconds: float = ANSWER_S) -> bool:
     return bool(condition())
 
 
+def sends(robot: RobotTf, map_from_odom: np.ndarray) -> bool:
+    return bool(robot.map_to('odom')) and np.allclose(matrix_of(robot.map_to('odom')[-1]), map_from_odom, atol=1e-5)
+
+
 def test_map_to_odom(running: Callable[..., Any], frames: list[Frame]) -> None:
     """A robot that drives at half a metre a second: odometry of another moment than the image's would be centimetres off."""
-    with (running(tf_mode='map_to_odom', transform_tolerance=0.3, tf_rate=50.0, tf_max_age=2.0, **{'state.max_odometry_chi2': 0.0}) as player,
+    options = {'transform_tolerance': 0.3, 'tf_rate': 50.0, 'tf_max_age': 2.0, 'state.max_odometry_chi2': 0.0}
+    with (running(tf_mode='map_to_odom', **options) as player,
           RobotTf(player, frames[0].map_from_camera, velocity=(0.5, 0.0, 0.0)) as robot):
         assert not robot.heard, 'something was sent before the first pose'
         stamp = show_until_well(player, frames[0])
-        assert wait(lambda: robot.map_to('odom'))
         map_from_camera = matrix_from_pose(player.poses[stamp][0].pose.pose)
         expected = map_from_camera @ np.linalg.inv(robot.odom_from_base(stamp) @ BASE_FROM_CAMERA)
-        assert wait(lambda: np.allclose(matrix_of(robot.map_to('odom')[-1]), expected, atol=1e-5)), 'not composed at the stamp of the image'
+        assert wait(lambda: sends(robot, expected)), 'not composed at the stamp of the image'
         count = len(robot.heard)
         assert wait(lambda: len(robot.heard) >= count + 5, 1.5), 'not sent again'
         sent = robot.heard[count:]
@@ -141,6 +147,6 @@ def test_two_robots_with_prefixes_on_one_tree(running: Callable[..., Any], frame
         for player, robot, frame in ((first, one, frames[0]), (second, two, frames[3])):
             stamp = show_until_well(player, frame, robot.prefix)
             expected = matrix_from_pose(player.poses[stamp][0].pose.pose) @ np.linalg.inv(robot.odom_from_base(stamp) @ BASE_FROM_CAMERA)
-            assert wait(lambda: robot.map_to('odom') and np.allclose(matrix_of(robot.map_to('odom')[-1]), expected, atol=1e-5))
+            assert wait(partial(sends, robot, expected))
         assert {transform.child_frame_id for _, transform in one.heard + two.heard} == {'one/odom', 'two/odom'}
         assert not second.poses.keys() & first.poses.keys()
