@@ -60,7 +60,7 @@ def from_dict(group: type[T], values: dict[str, Any]) -> T:
 def build_groups(groups: Mapping[str, type[Any]], values: Mapping[str, Any]) -> dict[str, Any]:
     """Prefix -> option group, from values by their full names: PREFIX.NAME, or NAME for the prefix ''. Raises ConfigError."""
     parts: dict[str, dict[str, Any]] = {prefix: {} for prefix in groups}
-    for name, value in values.items():
+    for name, value in with_precision(values).items():
         prefix, _, own_name = name.rpartition('.')
         if prefix not in parts:
             known = [f'{p}.{f.name}'.lstrip('.') for p, group in groups.items() for f in fields(group)]
@@ -116,10 +116,27 @@ class NodeOptions(Options):
     max_age: float = option(0.0, 'Refuse frames whose stamp is further than this from the clock when their turn comes; 0 = off.',
                             unit='s', low=0.0, high=3600.0)
     map_frame: str = option('', "Frame that poses are in; empty takes the map's own frame_id.")
-    tf_mode: str = option('map_to_camera', 'Which transform goes to /tf: from the map frame to tf_child_frame, or none.',
-                          choices=('map_to_camera', 'none'))
-    tf_child_frame: str = option('localized_camera', 'Child frame of that transform. The default is a private one that cannot quarrel with '
+    tf_mode: str = option('map_to_camera', 'Which transform goes to /tf, from the map frame to: odom_frame (corrects the drift of an '
+                          'odometry that publishes odom_frame to base_frame), base_frame, tf_child_frame, or none.',
+                          choices=('map_to_odom', 'map_to_base', 'map_to_camera', 'none'))
+    tf_child_frame: str = option('localized_camera', 'Child frame for map_to_camera. The default is a private one that cannot quarrel with '
                                  'the TF tree of a robot; name the optical frame of the camera where nothing else publishes it.')
+    frame_prefix: str = option('', 'Put before odom_frame, base_frame, camera_frame and tf_child_frame, as in robot1/. The map frame is '
+                               'shared.')
+    odom_frame: str = option('odom', 'Frame of the odometry, for map_to_odom.')
+    base_frame: str = option('base_link', 'Frame of the robot, for map_to_odom and map_to_base.')
+    camera_frame: str = option('', 'Optical frame of the camera in /tf; empty takes the frame_id of the images, without frame_prefix.')
+    tf_wait: float = option(0.05, 'How long an image waits for the odometry of its stamp, for map_to_odom.', unit='s', low=0.0, high=1.0)
+    tf_rate: float = option(20.0, 'How often map to odom_frame is sent between poses.', unit='Hz', low=1.0, high=200.0)
+    transform_tolerance: float = option(0.1, 'How far ahead of the clock map to odom_frame is dated, so that who asks for now finds it.',
+                                        unit='s', low=0.0, high=10.0)
+    tf_max_age: float = option(3.0, 'Age of the last image with a published pose from which on map to odom_frame is no longer sent.',
+                               unit='s', low=0.1, high=3600.0)
+    tf_smoothing: float = option(0.0, 'Time constant with which a correction of the odometry is brought in, in place of one step; 0 = off.',
+                                 unit='s', low=0.0, high=60.0)
+    tf_jump_distance: float = option(0.5, 'A correction that moves the robot further than this is made in one step all the same.', unit='m',
+                                     low=0.0, high=1e4)
+    tf_jump_angle: float = option(0.3, 'as tf_jump_distance, for the rotation', unit='rad', low=0.0, high=4.0)
 
 
 @dataclass(frozen=True)
@@ -178,6 +195,8 @@ class TrackingOptions(Options):
 class IntegrityOptions(Options):
     """When a pose is good enough to be published (dsac_ros.tracking.integrity)."""
 
+    precision: str = option('medium', 'low: more frames are answered; high: fewer, and surer. Moves the limits of integrity and state that '
+                            'are listed in dsac_ros.config.PRECISION; one that is set itself stays', choices=('low', 'medium', 'high'))
     min_inliers: float = threshold(40.0, 'fewest soft inlier cells', low=0.0, high=1e6)
     min_inlier_ratio: float = threshold(0.35, 'smallest share of the usable cells that are inliers, of a pose by cells', low=0.0, high=1.0)
     min_spread: float = threshold(0.4, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
@@ -189,6 +208,8 @@ class IntegrityOptions(Options):
     max_position_deviation: float = threshold(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)
     max_rotation_deviation: float = threshold(0.2, 'largest standard deviation of the rotation about any axis', unit='rad', low=0.0,
                                               high=10.0)
+    min_margin: float = threshold(0.0, 'least lead of the pose over the best candidate of another place (estimator.mode_distance), in '
+                                  'logarithms of the likelihood; 0 = off', low=0.0, high=1e9)
     map_margin: float = threshold(3.0, 'how far the camera may be outside of the box of the mapped points', unit='m', low=0.0, high=1e4)
 
 
@@ -203,6 +224,15 @@ class StateOptions(Options):
     max_speed: float = option(5.0, 'fastest that the camera moves: frames that would need more do not agree', unit='m/s', low=0.0,
                               high=1e3)
     max_turn: float = option(6.0, 'fastest that it turns', unit='rad/s', low=0.0, high=1e3)
+    max_odometry_chi2: float = option(40.0, 'in place of those two, where odometry is known of both frames: largest squared Mahalanobis '
+                                      'distance (6 degrees of freedom) between their motion and that of the odometry; 0 = off', low=0.0,
+                                      high=1e9)
+    odometry_position_noise: float = option(0.1, 'noise of the position that odometry says, per distance', low=0.0, high=10.0)
+    odometry_rotation_noise: float = option(0.1, 'noise of the rotation, per angle turned', low=0.0, high=10.0)
+    odometry_turn_noise: float = option(0.02, 'noise of the rotation, per distance', unit='rad/m', low=0.0, high=10.0)
+    odometry_position_floor: float = option(0.03, 'noise of the position without any motion: what is not modelled, such as bad stamps',
+                                            unit='m', low=1e-4, high=10.0)
+    odometry_rotation_floor: float = option(0.015, 'the same of the rotation', unit='rad', low=1e-4, high=10.0)
     weak_position: float = option(0.1, 'standard deviation of the position along any axis from which on a pose counts as weak', unit='m',
                                   low=0.0, high=1e3)
     weak_rotation: float = option(0.05, 'standard deviation of the rotation about any axis from which on it does', unit='rad', low=0.0,
@@ -212,6 +242,23 @@ class StateOptions(Options):
 # Prefix -> what a frame is localised with, as parameters of the node, `--set` of an evaluation and sections of config/localize.yaml.
 LOCALIZER_GROUPS: dict[str, type[Any]] = {'estimator': EstimatorOptions, 'tracking': TrackingOptions, 'integrity': IntegrityOptions,
                                        'state': StateOptions}
+
+# What integrity.precision sets; medium is the defaults.
+PRECISION: dict[str, dict[str, Any]] = {
+    'low': {'integrity.min_inliers': 25.0, 'integrity.min_inlier_ratio': 0.15, 'integrity.min_spread': 0.3, 'integrity.min_landmarks': 20.0,
+            'integrity.sure_landmarks': 60.0, 'integrity.min_support': 0.02, 'integrity.max_position_deviation': 1.0,
+            'integrity.max_rotation_deviation': 0.4, 'state.max_odometry_chi2': 80.0},
+    'medium': {},
+    'high': {'integrity.min_inliers': 60.0, 'integrity.min_inlier_ratio': 0.35, 'integrity.min_spread': 0.5,
+             'integrity.min_landmarks': 40.0, 'integrity.sure_landmarks': 120.0, 'integrity.min_support': 0.05,
+             'integrity.max_position_deviation': 0.1, 'integrity.max_rotation_deviation': 0.05, 'integrity.min_margin': 10.0,
+             'state.agreeing': 3, 'state.max_odometry_chi2': 25.0},
+}
+
+
+def with_precision(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by full name and what integrity.precision among them sets; what is given itself wins."""
+    return PRECISION.get(values.get('integrity.precision', 'medium'), {}) | dict(values)
 
 
 @dataclass(frozen=True)

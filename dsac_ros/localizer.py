@@ -162,19 +162,20 @@ class Localizer:
         solutions = self._first_poses(frame, modality, cells, guidance(scales_N)[None], matches)
         finished = finished_by_angle(cells, solutions, self.estimator)
         pose_44, hessian_66 = finished.camera_from_map_B44[0], finished.hessian_B66[0] / self.bundle.covariance_factors[modality]
-        landmarks = torch.zeros_like(hessian_66[0, 0])
+        landmarks, margin = torch.zeros_like(hessian_66[0, 0]), solutions.margin_B[0]
         watch.lap('estimator')
         if view is not None:
             near = self._near_first_poses(view.result(), solutions, pose_44)
             pose_44, hessian_66 = torch.where(near.enough, near.pose_44, pose_44), torch.where(near.enough, near.hessian_66, hessian_66)
             landmarks = torch.where(near.enough, near.inliers, landmarks)
+            margin = torch.where(near.enough & (solutions.inliers_B[1] >= MIN_ANYWHERE), solutions.margin_B[1], margin)
             watch.lap('landmarks')
         support = self._cell_evidence(cells, pose_44, grid)
         if view is not None and cells.ranges_BN is not None:
             # Where the view is new, cells meet no depth: a pose by landmarks is not to be refused for it, as it is not without depth.
             across = self._cell_evidence(replace(cells, ranges_BN=None, range_noise_BN=None), pose_44, grid)
             support = [torch.where(near.enough, a, s) for a, s in zip(across[:3], support)] + [support[3]]
-        evidence = self._evidence(pose_44, hessian_66, *support, landmarks)
+        evidence = self._evidence(pose_44, hessian_66, *support, landmarks, margin)
         watch.lap('evidence')
         return self._answer(frame, modality, evidence, watch)
 
@@ -185,7 +186,8 @@ class Localizer:
         near = self.positioning.near(view, start_44, guess.radius_px * view.pixel)
         none = torch.zeros_like(near.inliers)
         landmarks = torch.where(near.enough, near.inliers, none)
-        evidence = self._evidence(near.pose_44, near.hessian_66, none, none, near.spread, near.rms, landmarks)
+        evidence = self._evidence(near.pose_44, near.hessian_66, none, none, near.spread, near.rms, landmarks,
+                                  torch.full_like(landmarks, torch.inf))
         watch.lap('tracking')
         return self._answer(frame, 'rgb', evidence, watch, tracked=True)
 
@@ -226,11 +228,11 @@ class Localizer:
 
     def _answer(self, frame: Frame, modality: str, evidence: np.ndarray, watch: Stopwatch, tracked: bool = False) -> Estimate:
         map_from_camera, covariance = evidence[:16].reshape(4, 4), evidence[16:52].reshape(6, 6)
-        inliers, usable, spread, rms, landmarks = map(float, evidence[52:])
+        inliers, usable, spread, rms, landmarks, margin = map(float, evidence[52:])
         ratio = inliers / max(1.0, usable)
         entry = self.bundle.entry
         cells_suffice = not tracked and (modality == 'rgbd' or self.positioning is None or not self.integrity.require_landmarks)
         verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, cells_suffice, tracked, np.array(entry.centre),
-                        np.array(entry.extent), self.integrity)
+                        np.array(entry.extent), self.integrity, margin)
         return Estimate(frame.stamp_ns, map_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
-                        rms * (frame.camera.fx if modality == 'rgb' else 1.0), dict(watch.stages), landmarks, tracked)
+                        rms * (frame.camera.fx if modality == 'rgb' else 1.0), dict(watch.stages), landmarks, tracked, margin)

@@ -6,6 +6,7 @@ nanoseconds where a name ends in `_ns`, milliseconds in `_ms`, pixels in `_px`. 
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Mapping
 
@@ -52,7 +53,8 @@ class Frame:
 
     image: (H, W, 3) uint8 RGB. depth: (H, W) float32 metres along the optical axis, registered to the image, 0 where there is none;
     or None.
-    map_from_camera: reference pose where the source knows one. name: the source's own id of the frame.
+    map_from_camera: reference pose where the source knows one. name: the source's own id of the frame. odom_from_camera: what the odometry
+    says at the stamp, (4, 4), in a frame that drifts against the map; None where there is none.
     """
 
     image: np.ndarray
@@ -61,6 +63,7 @@ class Frame:
     depth: np.ndarray | None = None
     map_from_camera: np.ndarray | None = None
     name: str = ''
+    odom_from_camera: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,21 @@ class Guess:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One test of a pose: the value found and its limit, under the name of the option that sets it: min_... or max_..., or map_margin."""
+
+    name: str
+    value: float
+    limit: float
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """Whether a pose may be published; `reasons` names every test that failed (see tracking.integrity)."""
+    """Whether a pose may be published; `reasons` names every test that failed (see tracking.integrity), checks has all that were made."""
 
     accepted: bool
     reasons: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,8 @@ class Estimate:
     grid that holds inlier cells. residual: robust rms residual of the inlier cells, in pixels (rgb) or metres (rgbd).
     landmarks: soft count of the keypoints that agree, 0 where the pose comes from the cells alone. stage_times_ms: stage -> milliseconds.
     tracked: landmarks around an expected pose confirmed it; the cells were not asked, their inliers are 0, spread and residual those of
-    the landmarks, the modality rgb.
+    the landmarks, the modality rgb. margin: lead of the first pose over the best candidate of another place, in logarithms of the
+    likelihood; infinite where there was none, or none was looked for (tracked).
     """
 
     stamp_ns: int
@@ -106,3 +120,4 @@ class Estimate:
     stage_times_ms: Mapping[str, float] = field(default_factory=dict)
     landmarks: float = 0.0
     tracked: bool = False
+    margin: float = math.inf

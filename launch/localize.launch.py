@@ -19,7 +19,7 @@ PARAMETERS = (
     ('camera_info_topic', str, 'Intrinsics of the colour images'),
     ('device', str, 'Where the network runs: auto, cpu, cuda or cuda:N'),
     ('map_frame', str, 'Frame that poses are in; by default the one that the map names'),
-    ('tf_mode', str, 'Transform that goes to tf: map_to_camera or none'),
+    ('tf_mode', str, 'Transform that goes to tf: map_to_odom, map_to_base, map_to_camera or none'),
     ('tf_child_frame', str, 'Child frame of that transform'),
 )
 

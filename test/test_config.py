@@ -8,6 +8,8 @@ import pytest
 
 from dsac_ros import config
 from dsac_ros.config import (
+    LOCALIZER_GROUPS,
+    PRECISION,
     EstimatorOptions,
     FinetuningOptions,
     IntegrityOptions,
@@ -16,6 +18,7 @@ from dsac_ros.config import (
     Options,
     StateOptions,
     TrackingOptions,
+    build_groups,
     from_dict,
     parse_settings,
 )
@@ -103,3 +106,16 @@ def test_settings_from_the_command_line() -> None:
 def test_settings_that_are_none(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_settings({'': MappingOptions}, [text])
+
+
+def test_the_precision_moves_a_group_of_limits_and_what_is_set_itself_stays() -> None:
+    low, medium, high = (build_groups(LOCALIZER_GROUPS, {'integrity.precision': name}) for name in ('low', 'medium', 'high'))
+    assert medium == build_groups(LOCALIZER_GROUPS, {}) | {'integrity': IntegrityOptions(precision='medium')}
+    assert set(PRECISION['low']) <= set(PRECISION['high'])
+    for name in PRECISION['high']:
+        prefix, _, own = name.partition('.')
+        values = [getattr(groups[prefix], own) for groups in (low, medium, high)]
+        strict = values if own.startswith('min_') or own in ('sure_landmarks', 'agreeing') else values[::-1]
+        assert strict == sorted(strict) and strict[0] < strict[-1], name
+    own = build_groups(LOCALIZER_GROUPS, {'integrity.precision': 'high', 'integrity.min_inliers': 7.0})['integrity']
+    assert own.min_inliers == 7.0 and own.min_spread == high['integrity'].min_spread

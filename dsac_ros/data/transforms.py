@@ -1,4 +1,4 @@
-"""Stamped transforms in, `a_from_b` at any stamp out: quaternions at the edge, trajectories and the TF tree of a recording."""
+"""Stamped transforms in, `a_from_b` at any stamp out: quaternions at the edge, trajectories and the TF tree of a recording or a robot."""
 from __future__ import annotations
 
 from bisect import bisect_left
@@ -7,6 +7,8 @@ import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
 from dsac_ros.errors import DataError
+
+RESTART_NS = 1_000_000_000  # a live sample this far before the newest one says that time went back, as when a bag loops
 
 
 def matrix_from(translation: np.ndarray, quat_xyzw: np.ndarray) -> np.ndarray:
@@ -36,30 +38,48 @@ def rigid_inverse(a_from_b: np.ndarray) -> np.ndarray:
 
 
 class Trajectory:
-    """One moving transform: samples in any order, then `at(stamp)`, linear in position and slerp in rotation between neighbours."""
+    """One moving transform: samples in any order, then `at(stamp)`, linear in position and slerp in rotation between neighbours.
 
-    def __init__(self, max_gap_ns: int = 500_000_000) -> None:
-        self.max_gap_ns = max_gap_ns
+    keep_ns: for a live stream, how much of it is kept; it starts anew when time goes back. None keeps all of a recording.
+    """
+
+    def __init__(self, max_gap_ns: int = 500_000_000, keep_ns: int | None = None) -> None:
+        self.max_gap_ns, self.keep_ns = max_gap_ns, keep_ns
         self._samples: dict[int, np.ndarray] = {}
-        self._stamps: list[int] = []
+        self._stamps: list[int] | None = []  # sorted; None: samples have come since
+        self._newest_ns = 0
 
     def add(self, stamp_ns: int, a_from_b: np.ndarray) -> None:
         """A later sample of the same stamp replaces the earlier one, as in tf2."""
+        if self.keep_ns is not None:
+            if stamp_ns < self._newest_ns - RESTART_NS:
+                self._samples.clear()
+                self._newest_ns = 0
+            while self._samples and (oldest_ns := next(iter(self._samples))) < self._newest_ns - self.keep_ns:
+                del self._samples[oldest_ns]
+        self._newest_ns = max(stamp_ns, self._newest_ns)
         self._samples[stamp_ns] = a_from_b
+        self._stamps = None
 
     def __len__(self) -> int:
         return len(self._samples)
 
+    @property
+    def stamps(self) -> list[int]:
+        """Of all samples, ascending."""
+        if self._stamps is None:
+            self._stamps = sorted(self._samples)
+        return self._stamps
+
     def at(self, stamp_ns: int) -> np.ndarray | None:
         """(4, 4), or None outside the samples or inside a gap longer than max_gap_ns: nothing is extrapolated."""
-        if len(self._stamps) != len(self._samples):
-            self._stamps = sorted(self._samples)
         if stamp_ns in self._samples:
             return self._samples[stamp_ns]
-        after = bisect_left(self._stamps, stamp_ns)
-        if after in (0, len(self._stamps)):
+        stamps = self.stamps
+        after = bisect_left(stamps, stamp_ns)
+        if after in (0, len(stamps)):
             return None
-        t0, t1 = self._stamps[after - 1], self._stamps[after]
+        t0, t1 = stamps[after - 1], stamps[after]
         if t1 - t0 > self.max_gap_ns:
             return None
         share = (stamp_ns - t0) / (t1 - t0)
@@ -71,10 +91,10 @@ class Trajectory:
 
 
 class TransformTree:
-    """The TF tree of a recording: each frame has one parent, the edge is static or a Trajectory."""
+    """The TF tree of a recording, or with keep_ns of a robot: each frame has one parent, the edge is static or a Trajectory."""
 
-    def __init__(self, max_gap_ns: int = 500_000_000) -> None:
-        self.max_gap_ns = max_gap_ns
+    def __init__(self, max_gap_ns: int = 500_000_000, keep_ns: int | None = None) -> None:
+        self.max_gap_ns, self.keep_ns = max_gap_ns, keep_ns
         self._parents: dict[str, str] = {}
         self._edges: dict[str, np.ndarray | Trajectory] = {}
 
@@ -89,7 +109,7 @@ class TransformTree:
             return
         edge = self._edges.get(child)
         if not isinstance(edge, Trajectory):
-            edge = self._edges[child] = Trajectory(self.max_gap_ns)
+            edge = self._edges[child] = Trajectory(self.max_gap_ns, self.keep_ns)
         edge.add(stamp_ns, parent_from_child)
 
     @property
@@ -122,6 +142,23 @@ class TransformTree:
         if common_from_source is None or common_from_target is None:
             return None
         return rigid_inverse(common_from_target) @ common_from_source
+
+    def why_not(self, target: str, source: str, stamp_ns: int) -> str:
+        """For people: what a lookup that found nothing lacks."""
+        up_source, up_target = self.chain(source), self.chain(target)
+        common = next((name for name in up_source if name in up_target), None)
+        if common is None:
+            unknown = [name for name in (source.lstrip('/'), target.lstrip('/')) if name not in self.frames]
+            return f'no transform names {" and ".join(unknown)}' if unknown else 'the two are not connected'
+        for name in (*up_source[:up_source.index(common)], *up_target[:up_target.index(common)]):
+            edge = self._edges[name]
+            if isinstance(edge, Trajectory) and edge.at(stamp_ns) is None:
+                first_ns, last_ns = edge.stamps[0], edge.stamps[-1]
+                where = (f'begins {(first_ns - stamp_ns) / 1e9:.3f} s after' if stamp_ns < first_ns else
+                         f'ends {(stamp_ns - last_ns) / 1e9:.3f} s before' if stamp_ns > last_ns else
+                         f'has a gap of more than {edge.max_gap_ns / 1e9} s around')
+                return f'{self._parents[name]} <- {name} {where} the image'
+        return 'nothing'
 
     def _up(self, names: list[str], stamp_ns: int) -> np.ndarray | None:
         """The product of the edges above the named frames."""

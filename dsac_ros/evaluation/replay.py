@@ -91,4 +91,4 @@ def _localise(localizer: FrameLocalizer, machine: StateMachine, frame: Frame, mo
         estimate = localizer.localize(frame, modality)
     except (DataError, DecodeError):
         return without_answer(frame, modality, 'bad_frame', state=machine.refuse(frame.stamp_ns).name)
-    return from_estimate(frame, estimate, machine.decide(estimate), (time.perf_counter() - start) * 1e3)
+    return from_estimate(frame, estimate, machine.decide(estimate, frame.odom_from_camera), (time.perf_counter() - start) * 1e3)

@@ -14,6 +14,7 @@ from dsac_ros.msg import LocalizationStatus
 from dsac_ros.ros.complaints import Complaints
 from dsac_ros.ros.inputs import Inputs
 from dsac_ros.ros.intake import Traffic
+from dsac_ros.ros.robot import Robot
 from dsac_ros.ros.worker import Worker
 from dsac_ros.tracking.state import State
 
@@ -63,6 +64,8 @@ class Diagnostics:
                 self._complaints.say(f'input {stream}', text)
         if 'depth' in traffic.rates_hz:
             found['pairing'] = pairing(traffic, self._node.options.sync_slop)
+        if self._node.robot is not None:
+            found['transforms'] = transforms(self._node.robot)
         return found | {'timing': timing(statuses)}
 
 
@@ -107,6 +110,12 @@ def pairing(traffic: Traffic, slop_s: float) -> Finding:
     if traffic.median_gap_ms > 1e3 * slop_s:
         return WARN, f'stamps do not pair: median gap {traffic.median_gap_ms:.1f} ms, sync_slop is {1e3 * slop_s:.1f} ms', values
     return WARN, f'{total - paired} of the last {total} images went on without their depth: it came late, or not at all', values
+
+
+def transforms(robot: Robot) -> Finding:
+    """Whether TF has what the newest image needs."""
+    missing = robot.placement.missing
+    return WARN if missing else OK, missing or 'extrinsics and odometry as needed', robot.findings()
 
 
 def timing(statuses: Sequence[LocalizationStatus]) -> Finding:

@@ -30,6 +30,7 @@ from dsac_ros.ros.diagnostics import Diagnostics
 from dsac_ros.ros.inputs import Inputs
 from dsac_ros.ros.intake import Intake
 from dsac_ros.ros.outlets import Outlets
+from dsac_ros.ros.robot import Robot
 from dsac_ros.ros.services import Services, initial_pose
 from dsac_ros.ros.worker import Worker
 
@@ -58,6 +59,7 @@ class LocalizerNode(LifecycleNode):
         self.intake: Intake | None = None  # this and what follows from activate to deactivate
         self.worker: Worker | None = None
         self.inputs: Inputs | None = None
+        self.robot: Robot | None = None  # with the modes of TF that have one
         self.requests = Services(self)
         Diagnostics(self)
         self._answer_request = self._service_change_state.callback
@@ -117,7 +119,9 @@ class LocalizerNode(LifecycleNode):
         ended = self.worker is None or self.worker.close(JOIN_S)
         if not ended:
             self.get_logger().warning(f'the frame in work was not done within {JOIN_S} s; it is not published')
-        self.worker = self.intake = self.inputs = None
+        if self.robot is not None:
+            self.robot.close()
+        self.worker = self.intake = self.inputs = self.robot = None
         return ended
 
     def _attempt(self, what: str, action: Callable[[], None], undo: Callable[[], object]) -> TransitionCallbackReturn:
@@ -170,7 +174,9 @@ class LocalizerNode(LifecycleNode):
     def _listen(self) -> None:
         self.tracker.forget()
         self.intake = Intake(self.options.modality == 'rgbd', self.options.sync_slop, self.options.depth_wait)
-        self.worker = Worker(self, self.options, self._groups['state'], self.intake, self.tracker, self.outlets)
+        if self.options.tf_mode in ('map_to_odom', 'map_to_base'):
+            self.robot = Robot(self, self.options, self.map_frame)
+        self.worker = Worker(self, self.options, self._groups['state'], self.intake, self.tracker, self.outlets, self.robot)
         self.inputs = Inputs(self, self.options, self.intake, lambda message: initial_pose(self, message))
         self.outlets.news('starting', self.worker.map_frame)
         self.get_logger().info(f'map {self.options.map} in frame {self.worker.map_frame}; '
@@ -185,6 +191,8 @@ class LocalizerNode(LifecycleNode):
     def _time_jumped(self, _: TimeJump) -> None:
         if self.intake is not None:
             self.intake.restart()
+        if self.robot is not None:
+            self.robot.forget()
 
 
 def _init(arguments: list[str] | None) -> None:

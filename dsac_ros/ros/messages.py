@@ -31,13 +31,23 @@ def matrix_from_pose(pose: Pose) -> np.ndarray:
 
 def pose_message(estimate: Estimate, map_frame: str) -> PoseWithCovarianceStamped:
     """The camera's pose in the map frame, with the image's stamp."""
-    message = PoseWithCovarianceStamped(header=Header(stamp=time_message(estimate.stamp_ns), frame_id=map_frame))
+    return stamped_pose(estimate.stamp_ns, map_frame, estimate.map_from_camera, estimate.covariance)
+
+
+def stamped_pose(stamp_ns: int, frame: str, frame_from_body: np.ndarray, covariance: np.ndarray) -> PoseWithCovarianceStamped:
+    """(4, 4) and (6, 6) in ROS order."""
+    message = PoseWithCovarianceStamped(header=Header(stamp=time_message(stamp_ns), frame_id=frame))
     pose = message.pose.pose
-    pose.position.x, pose.position.y, pose.position.z = (float(v) for v in estimate.map_from_camera[:3, 3])
+    pose.position.x, pose.position.y, pose.position.z = (float(v) for v in frame_from_body[:3, 3])
     q = pose.orientation
-    q.x, q.y, q.z, q.w = quat_xyzw_of(estimate.map_from_camera).tolist()
-    message.pose.covariance = np.ascontiguousarray(estimate.covariance, np.float64).reshape(36)
+    q.x, q.y, q.z, q.w = quat_xyzw_of(frame_from_body).tolist()
+    message.pose.covariance = np.ascontiguousarray(covariance, np.float64).reshape(36)
     return message
+
+
+def stamped_transform(stamp_ns: int, parent: str, child: str, parent_from_child: np.ndarray) -> TransformStamped:
+    """(4, 4) as a transform."""
+    return transform_message(stamped_pose(stamp_ns, parent, parent_from_child, np.zeros((6, 6))), child)
 
 
 def transform_message(pose: PoseWithCovarianceStamped, child_frame: str) -> TransformStamped:
@@ -66,6 +76,9 @@ def status_message(stamp_ns: int, map_frame: str, decision: Decision, estimate: 
     message.inliers, message.inlier_ratio = float(estimate.inliers), float(estimate.inlier_ratio)
     message.spread, message.residual = float(estimate.spread), float(estimate.residual)
     message.landmarks, message.tracked = float(estimate.landmarks), estimate.tracked
+    checks = [('integrity', check) for check in estimate.verdict.checks] + [('state', check) for check in decision.checks]
+    message.test_names = [f'{group}.{check.name}' for group, check in checks]
+    message.test_values, message.test_limits = [check.value for _, check in checks], [check.limit for _, check in checks]
     stddev = np.sqrt(np.maximum(np.diagonal(estimate.covariance), 0.0)).astype(np.float32)
     message.position_stddev, message.rotation_stddev = stddev[:3], stddev[3:]
     return message

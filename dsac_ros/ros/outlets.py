@@ -1,4 +1,4 @@
-"""What the localizer tells: pose, TF and status."""
+"""What the localizer tells: pose, TF of the camera and status; robot.py has the TF of a robot."""
 from __future__ import annotations
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -18,15 +18,15 @@ class Outlets:
 
     def __init__(self, node: Node, options: NodeOptions) -> None:
         self.newest = ''  # the last of the news
-        self._child_frame = options.tf_child_frame
+        self._child_frame = options.frame_prefix + options.tf_child_frame
         self._poses = node.create_publisher(PoseWithCovarianceStamped, 'pose', QoSProfile(depth=10))
         # Latched, so that who comes late sees at once what the node is at.
         self._statuses = node.create_publisher(
             LocalizationStatus, 'status', QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL))
-        self._send_transform = tf_broadcaster(node) if options.tf_mode != 'none' else None
+        self._send_transform = tf_broadcaster(node) if options.tf_mode == 'map_to_camera' else None
 
     def pose(self, estimate: Estimate, map_frame: str) -> None:
-        """Publish an accepted pose, and the transform where it is wanted."""
+        """Publish an accepted pose, and with map_to_camera the transform."""
         message = messages.pose_message(estimate, map_frame)
         self._poses.publish(message)
         if self._send_transform is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from dsac_ros.config import LOCALIZER_GROUPS, NodeOptions, Options, check_value
+from dsac_ros.config import LOCALIZER_GROUPS, PRECISION, NodeOptions, Options, check_value, with_precision
 from dsac_ros.errors import ConfigError
 
 # Node -> prefix -> options.
@@ -20,6 +20,7 @@ GROUPS: dict[str, dict[str, type[Options]]] = {
 }
 # Parameters that rclpy itself declares.
 BUILT_IN = ('use_sim_time', 'start_type_description_service')
+DIALLED = {name for values in PRECISION.values() for name in values}
 QOS_OVERRIDES = 'qos_overrides.'
 
 
@@ -46,7 +47,7 @@ def declare(node: Node, groups: Mapping[str, type[Options]]) -> dict[str, Any]:
 
     Raises ConfigError, in one line, for an unknown name (with the nearest known one), a wrong type or a value out of range.
     """
-    given = overrides(node)
+    given = with_precision(overrides(node))
     known = {_join(prefix, option.name): option for prefix, group in groups.items() for option in fields(group)}
     for name in given:
         if name not in known and name not in BUILT_IN and not name.startswith(QOS_OVERRIDES):
@@ -92,8 +93,8 @@ def parameter_file(node_name: str, groups: Mapping[str, type[Options]]) -> str:
             limits += [text for text in (_range(option),) if text]
             text = meta['help'] + (f' ({"; ".join(limits)})' if limits else '')
             lines += textwrap.wrap(text, 120, initial_indent=f'{indent}# ', subsequent_indent=f'{indent}# ')
-            # A file that comes after `-p map:=...` would take the map away again.
-            switch = '# ' if meta['help'].endswith('Required.') else ''
+            # A file that comes after `-p map:=...` would take the map away again, and what it sets the precision could not move.
+            switch = '# ' if meta['help'].endswith('Required.') or _join(prefix, option.name) in DIALLED else ''
             lines += [f'{indent}{switch}{option.name}: {_yaml(option.default)}']
     return '\n'.join(lines) + '\n'
 

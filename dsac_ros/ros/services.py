@@ -92,5 +92,10 @@ def initial_pose(node: LocalizerNode, message: PoseWithCovarianceStamped) -> Non
     except DataError as error:
         node.get_logger().warning(f'initialpose refused: {error}')
         return
+    if node.robot is not None:  # people point at where the robot is, as RViz does
+        map_from_camera = node.robot.map_from_camera(map_from_camera)
+        if map_from_camera is None:
+            node.get_logger().warning('initialpose refused: it is of the robot, and no image has come whose extrinsics are known')
+            return
     worker.between_frames(lambda: worker.expect(map_from_camera))
     node.get_logger().info('initialpose taken as the guess of the next frame')

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -21,7 +22,8 @@ from dsac_ros.ros.complaints import Complaints
 from dsac_ros.ros.images import colour_decoder, decode_camera, decode_depth
 from dsac_ros.ros.intake import NO_IMAGES, Intake, RawFrame, Refusal
 from dsac_ros.ros.outlets import Outlets
-from dsac_ros.tracking.state import Decision, StateMachine
+from dsac_ros.ros.robot import Placement, Robot
+from dsac_ros.tracking.state import Decision, State, StateMachine
 from dsac_ros.tracking.tracker import Tracker
 
 MAX_STATUSES = 100
@@ -31,8 +33,8 @@ class Worker:
     """Takes from the intake until close(), after which nothing is published any more."""
 
     def __init__(self, node: Node, options: NodeOptions, state: StateOptions, intake: Intake, tracker: Tracker,
-                 outlets: Outlets) -> None:
-        self._node, self.options, self._intake, self._tracker, self._outlets = node, options, intake, tracker, outlets
+                 outlets: Outlets, robot: Robot | None) -> None:
+        self._node, self.options, self._intake, self._tracker, self._outlets, self._robot = node, options, intake, tracker, outlets, robot
         self.enabled = True
         self._machine = StateMachine(state)
         self._actions: deque[Callable[[], None]] = deque()
@@ -65,6 +67,8 @@ class Worker:
         """Between frames: forget what the frames before say."""
         self._tracker.forget()
         self._machine.restart()
+        if self._robot is not None:
+            self._robot.forget()
 
     def expect(self, map_from_camera: np.ndarray) -> None:
         """Between frames: the next frame is looked for around this pose, (4, 4), and everywhere where it is not there."""
@@ -75,6 +79,8 @@ class Worker:
         """Between frames: another map."""
         self._tracker = tracker
         self.restart()
+        if self._robot is not None:
+            self._robot.use(self.map_frame)
 
     def close(self, timeout_s: float) -> bool:
         """End the thread; what it is at is finished first. False where that takes longer than the timeout."""
@@ -116,11 +122,13 @@ class Worker:
         if isinstance(frame, Refusal):
             self._refused(frame)
             return
+        placed = Placement(None, None, '') if self._robot is None else self._robot.look_up(raw.stamp_ns, raw.image.header.frame_id)
+        frame = replace(frame, odom_from_camera=placed.odom_from_camera)
         decoded_s = time.monotonic()
         estimate = self._tracker.localize(frame, self.options.modality)
         self._processed += 1
         stages = {'wait': 1e3 * (picked_s - raw.received_s), 'decode': 1e3 * (decoded_s - picked_s), **estimate.stage_times_ms}
-        decision = self._machine.decide(estimate)
+        decision = self._machine.decide(estimate, placed.odom_from_camera)
         if self._processed == 1:
             self._node.get_logger().info(f'first frame: {frame.camera.width}x{frame.camera.height}, '
                                          + ('with depth' if frame.depth is not None else 'without depth'))
@@ -131,6 +139,9 @@ class Worker:
             self._posed_s = time.monotonic()
             if not self._closed:
                 self._outlets.pose(estimate, self.map_frame)
+                if self._robot is not None and (reason := self._robot.publish(estimate, placed)):
+                    self._complaints.say(reason.partition(':')[0], reason)
+                    decision = replace(decision, state=State.DEGRADED, reasons=(*decision.reasons, reason))
         else:
             self._complaints.say('no_pose', f'frame refused: {", ".join(decision.reasons)}')
         self._report(raw, decision, estimate, stages)

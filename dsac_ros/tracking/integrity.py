@@ -4,35 +4,46 @@ from __future__ import annotations
 import numpy as np
 
 from dsac_ros.config import IntegrityOptions
-from dsac_ros.records import Verdict
+from dsac_ros.records import Check, Verdict
 
 
 def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, inlier_ratio: float, spread: float, landmarks: float,
-          cells_suffice: bool, tracked: bool, centre: np.ndarray, extent: np.ndarray, options: IntegrityOptions) -> Verdict:
-    """Every test that fails is named.
+          cells_suffice: bool, tracked: bool, centre: np.ndarray, extent: np.ndarray, options: IntegrityOptions,
+          margin: float = np.inf) -> Verdict:
+    """Every test that fails is named, and all that are made are told with their numbers.
 
     Args:
         covariance: (6, 6) in ROS order. inliers, inlier_ratio, spread, landmarks: as in records.Estimate. Enough landmarks, each a match
             of a descriptor to a pixel or two, speak for a pose by themselves; without them the cells have to.
         cells_suffice: whether they may. With depth they have a say of their own about distances; without, and where landmarks could have
             confirmed the pose and none did, cells were hardly ever right (docs/mapping.md). tracked: the cells were not asked.
+        margin: lead over the best candidate of another place, infinite where there was none.
         centre, extent: of the map's scene coordinates [m]; a camera far outside of them cannot see what it claims to.
     """
     if not all(np.isfinite(part).all() for part in (map_from_camera, covariance, [inliers, inlier_ratio, spread, landmarks])):
         return Verdict(False, ('not_finite',))
     deviation_m = float(np.sqrt(max(0.0, np.linalg.eigvalsh(covariance[:3, :3])[-1])))
     deviation_rad = float(np.sqrt(max(0.0, np.linalg.eigvalsh(covariance[3:, 3:])[-1])))
-    outside = np.abs(map_from_camera[:3, 3] - centre) > extent / 2 + options.map_margin
+    outside_m = float((np.abs(map_from_camera[:3, 3] - centre) - extent / 2).max())
     by_cells = landmarks < options.min_landmarks
-    failed = (('no_landmarks', not cells_suffice and not landmarks),
-              ('few_inliers', by_cells and inliers < options.min_inliers),
-              # Some dozens of landmarks agree on a wrong pose where things look alike; cells then know better.
-              ('cells_disagree', (not by_cells and not tracked and landmarks < options.sure_landmarks
-                                  and inlier_ratio < options.min_support)),
-              ('low_inlier_ratio', by_cells and inlier_ratio < options.min_inlier_ratio),
-              ('low_spread', by_cells and spread < options.min_spread),
-              ('uncertain_position', deviation_m > options.max_position_deviation),
-              ('uncertain_rotation', deviation_rad > options.max_rotation_deviation),
-              ('outside_map', bool(outside.any())))
-    reasons = tuple(name for name, bad in failed if bad)
-    return Verdict(not reasons, reasons)
+    # Some dozens of landmarks agree on a wrong pose where things look alike; cells then know better.
+    doubted = not by_cells and not tracked and landmarks < options.sure_landmarks
+    made = (('few_inliers', by_cells, 'min_inliers', inliers),
+            ('cells_disagree', doubted, 'min_support', inlier_ratio),
+            ('low_inlier_ratio', by_cells, 'min_inlier_ratio', inlier_ratio),
+            ('low_spread', by_cells, 'min_spread', spread),
+            ('', not by_cells, 'min_landmarks', landmarks),
+            ('ambiguous', not tracked, 'min_margin', margin),
+            ('uncertain_position', True, 'max_position_deviation', deviation_m),
+            ('uncertain_rotation', True, 'max_rotation_deviation', deviation_rad),
+            ('outside_map', True, 'map_margin', outside_m))
+    checks = [(reason, Check(name, value, getattr(options, name))) for reason, applies, name, value in made if applies]
+    failed = [reason for reason, check in checks if not passes(check)]
+    if not cells_suffice and not landmarks:
+        failed.insert(0, 'no_landmarks')
+    return Verdict(not failed, tuple(failed), tuple(check for _, check in checks))
+
+
+def passes(check: Check) -> bool:
+    """Whether the value is on the good side of its limit, or on it."""
+    return check.value >= check.limit if check.name.startswith('min_') else check.value <= check.limit

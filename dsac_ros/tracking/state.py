@@ -2,14 +2,15 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from dsac_ros.config import StateOptions
-from dsac_ros.records import Estimate
+from dsac_ros.data.transforms import rigid_inverse
+from dsac_ros.records import Check, Estimate
 
 # What two poses may differ by beside the motion: their noise, as each states it, and what it may leave out.
 SIGMAS = 3.0
@@ -27,11 +28,12 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """published: the frame's pose goes out. reasons: why it does not, or what is weak about it."""
+    """published: the frame's pose goes out. reasons: why it does not, or what is weak about it. checks: numbers behind it."""
 
     state: State
     published: bool
     reasons: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +42,18 @@ class _Fix:
 
     stamp_ns: int
     map_from_camera: np.ndarray
+    covariance: np.ndarray
     deviation_m: float
     deviation_rad: float
+    odom_from_camera: np.ndarray | None
 
 
 class StateMachine:
     """For the frames of one camera in the order of their stamps; a stamp that is not later than the one before starts anew.
 
     An accepted pose is published when the camera can have got there from the last published one, or, at the start, after that one is
-    lost_after old, and where they are too far apart (a robot that was carried, or a wrong pose), when enough of the last frames agree.
+    lost_after old, and where they are too far apart (a robot that was carried, a wrong pose, an odometry that jumped), when enough of the
+    last frames agree. Where odometry is known of two frames it says where the camera can have got to, else the speed limits do.
     """
 
     def __init__(self, options: StateOptions = StateOptions()) -> None:
@@ -63,8 +68,8 @@ class StateMachine:
         self._lost = False
         self._last_ns = 0
 
-    def decide(self, estimate: Estimate) -> Decision:
-        """What becomes of a frame that was localised."""
+    def decide(self, estimate: Estimate, odom_from_camera: np.ndarray | None = None) -> Decision:
+        """What becomes of a frame that was localised; odom_from_camera as in records.Frame."""
         if estimate.stamp_ns <= self._last_ns:
             self.restart()
         self._last_ns = estimate.stamp_ns
@@ -73,19 +78,23 @@ class StateMachine:
             self._recent.append(None)
             return Decision(self._silent(), False, estimate.verdict.reasons if finite else (*estimate.verdict.reasons, 'pose_not_finite'))
         covariance = estimate.covariance
-        fix = _Fix(estimate.stamp_ns, estimate.map_from_camera, _deviation(covariance[:3, :3]), _deviation(covariance[3:, 3:]))
+        fix = _Fix(estimate.stamp_ns, estimate.map_from_camera, covariance, _deviation(covariance[:3, :3]), _deviation(covariance[3:, 3:]),
+                   odom_from_camera)
+        checks = ()
+        if self._published is not None and self._by_odometry(self._published, fix):
+            checks = (Check('max_odometry_chi2', odometry_chi2(self._published, fix, self.options), self.options.max_odometry_chi2),)
         count = 1 + sum(other is not None and self._agree(other, fix) for other in self._recent)
         self._recent.append(fix)
         going_on = self._silent() == State.DEGRADED
         if count < self.options.agreeing and not (going_on and self._agree(self._published, fix)):
-            reason = 'jump' if going_on else 'unconfirmed'
-            return Decision(self._silent(), False, (f'{reason}: {count} of {self.options.agreeing} frames agree',))
+            reason = f'{"jump" if going_on else "unconfirmed"}: {count} of {self.options.agreeing} frames agree'
+            return Decision(self._silent(), False, (reason,), checks)
         self._published, self._lost = fix, False
         # Frames from before would confirm a jump: more time has passed since them, and where frames flip, some are of the other place.
         self._recent = deque([fix], self._recent.maxlen)
         weak = tuple(name for name, bad in (('weak_position', fix.deviation_m > self.options.weak_position),
                                             ('weak_rotation', fix.deviation_rad > self.options.weak_rotation)) if bad)
-        return Decision(State.DEGRADED if weak else State.TRACKING, True, weak)
+        return Decision(State.DEGRADED if weak else State.TRACKING, True, weak, checks)
 
     def refuse(self, stamp_ns: int) -> State:
         """The state after a frame that could not be localised; one without a stamp, or not in order, only counts as none."""
@@ -106,7 +115,12 @@ class StateMachine:
         self._lost |= self._last_ns - self._published.stamp_ns > 1e9 * self.options.lost_after
         return State.LOST if self._lost else State.DEGRADED
 
+    def _by_odometry(self, earlier: _Fix, later: _Fix) -> bool:
+        return bool(self.options.max_odometry_chi2) and earlier.odom_from_camera is not None and later.odom_from_camera is not None
+
     def _agree(self, earlier: _Fix, later: _Fix) -> bool:
+        if self._by_odometry(earlier, later):
+            return odometry_chi2(earlier, later, self.options) <= self.options.max_odometry_chi2
         # Else every place would agree with what was seen an hour ago.
         seconds = min((later.stamp_ns - earlier.stamp_ns) / 1e9, self.options.lost_after)
         moved_m = np.linalg.norm(later.map_from_camera[:3, 3] - earlier.map_from_camera[:3, 3])
@@ -114,6 +128,32 @@ class StateMachine:
         noise_m, noise_rad = np.hypot(earlier.deviation_m, later.deviation_m), np.hypot(earlier.deviation_rad, later.deviation_rad)
         return bool(moved_m <= self.options.max_speed * seconds + SIGMAS * noise_m + SLACK_M
                     and turned_rad <= self.options.max_turn * seconds + SIGMAS * noise_rad + SLACK_RAD)
+
+
+def odometry_chi2(earlier: _Fix, later: _Fix, options: StateOptions) -> float:
+    """Squared Mahalanobis distance, 6 degrees of freedom, of the later pose from the earlier one moved on by the odometry.
+
+    The noise of the odometry grows with the distance and the angle between the two frames: detours of a loop between them are not seen.
+    """
+    motion = rigid_inverse(earlier.odom_from_camera) @ later.odom_from_camera
+    expected = earlier.map_from_camera @ motion
+    metres, radians = np.linalg.norm(motion[:3, 3]), Rotation.from_matrix(motion[:3, :3]).magnitude()
+    away = np.concatenate([later.map_from_camera[:3, 3] - expected[:3, 3],
+                           Rotation.from_matrix(later.map_from_camera[:3, :3] @ expected[:3, :3].T).as_rotvec()])
+    carried = moved_covariance(earlier.covariance, expected[:3, 3] - earlier.map_from_camera[:3, 3])
+    position = options.odometry_position_floor ** 2 + (options.odometry_position_noise * metres) ** 2
+    rotation = (options.odometry_rotation_floor ** 2 + (options.odometry_rotation_noise * radians) ** 2
+                + (options.odometry_turn_noise * metres) ** 2)
+    total = carried + later.covariance + np.diag([position] * 3 + [rotation] * 3)
+    return float(away @ np.linalg.solve(total, away))
+
+
+def moved_covariance(covariance: np.ndarray, lever: np.ndarray) -> np.ndarray:
+    """(6, 6) in ROS order of a point that is rigidly `lever` (3,) away, in the same axes: its position errs with the rotation."""
+    x, y, z = lever
+    jacobian = np.eye(6)
+    jacobian[:3, 3:] = -np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return jacobian @ covariance @ jacobian.T
 
 
 def _deviation(covariance_33: np.ndarray) -> float:

@@ -1,4 +1,5 @@
-"""From frame to frame: the poses before say about where the camera is, and the landmarks around there say it exactly.
+"""From frame to frame: the poses before, moved on by odometry or else as before, say about where the camera is, and the landmarks around
+there say it exactly.
 
 That costs half of a full search, which comes first, every so often, and at once when the landmarks do not confirm the guess.
 """
@@ -38,6 +39,7 @@ class Tracker:
     def forget(self) -> None:
         """Expect nothing of the next frame: it is searched in full."""
         self._poses: list[tuple[int, np.ndarray]] = []  # stamps and camera_from_map of the last two accepted frames
+        self._odom_from_camera: np.ndarray | None = None  # of the last of them
         self._since_search = self._refused = 0
         self._landmarks_then = 0.0
         self._told: Guess | None = None
@@ -48,7 +50,7 @@ class Tracker:
 
     def localize(self, frame: Frame, modality: str) -> Estimate:
         """As Localizer.localize, with what the frames before say."""
-        guess, self._told = self._told or (self._guess(frame.stamp_ns) if self.options.enabled else None), None
+        guess, self._told = self._told or (self._guess(frame) if self.options.enabled else None), None
         estimate = self.localizer.localize(frame, modality, guess)
         self._since_search = self._since_search + 1 if estimate.tracked else 0
         self._refused = 0 if estimate.verdict.accepted else self._refused + 1
@@ -56,16 +58,19 @@ class Tracker:
             if not estimate.tracked:
                 self._landmarks_then = estimate.landmarks
             self._poses = [*self._poses[-1:], (frame.stamp_ns, np.linalg.inv(estimate.map_from_camera))]
+            self._odom_from_camera = frame.odom_from_camera
         return estimate
 
-    def _guess(self, stamp_ns: int) -> Guess | None:
-        options = self.options
+    def _guess(self, frame: Frame) -> Guess | None:
+        options, stamp_ns = self.options, frame.stamp_ns
         if self._poses and not 0 < stamp_ns - self._poses[-1][0] <= 1e9 * options.max_gap:
             self._poses = []
         if not self._poses or self._since_search >= options.search_every or self._refused > MAX_REFUSED:
             return None
         (earlier_ns, earlier_44), (later_ns, later_44) = self._poses[0], self._poses[-1]
-        if earlier_ns == later_ns:
+        if frame.odom_from_camera is not None and self._odom_from_camera is not None:
+            expected_44 = np.linalg.inv(frame.odom_from_camera) @ self._odom_from_camera @ later_44
+        elif earlier_ns == later_ns:
             expected_44 = later_44
         else:
             expected_44 = extrapolate(earlier_44, later_44, (stamp_ns - later_ns) / (later_ns - earlier_ns))

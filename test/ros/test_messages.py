@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ pytest.importorskip('rclpy')
 pytest.importorskip('dsac_ros.msg', reason='the messages are not built; see make test')
 from scipy.spatial.transform import Rotation  # noqa: E402
 
+from dsac_ros.config import LOCALIZER_GROUPS  # noqa: E402
 from dsac_ros.data.decode import decode_camera, decode_colour, decode_depth  # noqa: E402
 from dsac_ros.msg import LocalizationStatus  # noqa: E402
-from dsac_ros.records import Camera, Estimate, Verdict  # noqa: E402
+from dsac_ros.records import Camera, Check, Estimate, Verdict  # noqa: E402
 from dsac_ros.ros import messages, sensor_messages  # noqa: E402
 from dsac_ros.tracking.state import Decision, State  # noqa: E402
 
@@ -51,6 +53,16 @@ def test_status_message() -> None:
     assert list(status.stage_names) == ['wait', 'encoder'] and list(status.stage_times_ms) == [1.0, 12.5]
     stddev = np.sqrt(np.diagonal(estimate().covariance))
     np.testing.assert_allclose([*status.position_stddev, *status.rotation_stddev], stddev, rtol=1e-6)
+
+
+def test_the_tests_of_a_pose_go_out_under_the_names_of_their_parameters() -> None:
+    made = replace(estimate(), verdict=Verdict(False, ('few_inliers',), (Check('min_inliers', 12.5, 40.0),)))
+    decision = Decision(State.LOST, False, ('few_inliers',), (Check('max_odometry_chi2', 81.0, 40.0),))
+    status = messages.status_message(5, 'map', decision, made)
+    assert list(status.test_names) == ['integrity.min_inliers', 'state.max_odometry_chi2']
+    assert list(status.test_values) == [12.5, 81.0] and list(status.test_limits) == [40.0, 40.0]
+    known = {f'{prefix}.{option.name}' for prefix, group in LOCALIZER_GROUPS.items() for option in fields(group)}
+    assert set(status.test_names) <= known
 
 
 def test_the_states_of_the_message_are_those_of_the_machine() -> None:

@@ -152,3 +152,11 @@ def test_thresholds_count_from_the_next_frame_on(domain_id: int, small_room: Any
         for name, value in (('sync_slop', 0.5), ('integrity.min_inlier', 1.0), ('state.agreeing', 2)):
             assert not put(player, name, value).successful
         assert show(player).accepted
+
+
+def test_the_precision_moves_what_the_shipped_file_leaves_open(context: Context) -> None:
+    node = Node('some_node', context=context, cli_args=['--ros-args', '--params-file', str(FILE), '-p', 'integrity.precision:=high',
+                                                        '-p', 'integrity.min_spread:=0.1'])
+    declared = parameters.declare(node, parameters.GROUPS['localizer'])
+    assert declared['state'].agreeing == 3 and declared['integrity'].min_inliers == 60.0 and declared['integrity'].min_spread == 0.1
+    assert node.get_parameter('integrity.min_inliers').value == 60.0

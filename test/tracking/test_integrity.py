@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from dsac_ros.config import IntegrityOptions
+from dsac_ros.config import LOCALIZER_GROUPS, IntegrityOptions, build_groups
 from dsac_ros.records import Verdict
-from dsac_ros.tracking.integrity import judge
+from dsac_ros.tracking.integrity import judge, passes
 
 OPTIONS = IntegrityOptions()
 
@@ -40,12 +42,38 @@ def test_a_good_pose_passes() -> None:
      {'landmarks': OPTIONS.min_landmarks, 'inlier_ratio': 0.0}),
     ('low_inlier_ratio', {'inlier_ratio': OPTIONS.min_inlier_ratio}, {'inlier_ratio': OPTIONS.min_inlier_ratio - 0.001}),
     ('low_spread', {'spread': OPTIONS.min_spread}, {'spread': OPTIONS.min_spread - 0.001}),
+    ('ambiguous', {'margin': 10.0, 'options': IntegrityOptions(min_margin=10.0)},
+     {'margin': 9.9, 'options': IntegrityOptions(min_margin=10.0)}),
     ('outside_map', {'map_from_camera': at(0, 0, 0.99 + OPTIONS.map_margin)}, {'map_from_camera': at(0, 0, 1.01 + OPTIONS.map_margin)}),
     ('outside_map', {'map_from_camera': at(-1.99 - OPTIONS.map_margin, 0, 0)}, {'map_from_camera': at(-2.01 - OPTIONS.map_margin, 0, 0)}),
 ])
 def test_each_limit(name: str, inside: dict[str, Any], outside: dict[str, Any]) -> None:
     assert verdict(**inside).accepted
     assert verdict(**outside) == Verdict(False, (name,))
+
+
+def test_every_test_that_was_made_is_told_with_its_number_and_limit() -> None:
+    told = {check.name: (check.value, check.limit) for check in verdict(map_from_camera=at(3.0, 0, 0), margin=12.0).checks}
+    assert told == {'min_inliers': (500.0, OPTIONS.min_inliers), 'min_inlier_ratio': (0.5, OPTIONS.min_inlier_ratio),
+                    'min_spread': (0.9, OPTIONS.min_spread), 'min_margin': (12.0, 0.0), 'map_margin': (1.0, OPTIONS.map_margin),
+                    'max_position_deviation': (pytest.approx(0.01), OPTIONS.max_position_deviation),
+                    'max_rotation_deviation': (pytest.approx(0.01), OPTIONS.max_rotation_deviation)}
+    by_landmarks = verdict(landmarks=60.0, tracked=True, inliers=0.0)
+    assert {check.name for check in by_landmarks.checks} == {'min_landmarks', 'map_margin', 'max_position_deviation',
+                                                             'max_rotation_deviation'}
+    failed = verdict(inliers=3.0)
+    assert [check.name for check in failed.checks if not passes(check)] == ['min_inliers'] and failed.reasons == ('few_inliers',)
+
+
+@given(inliers=st.floats(0, 200), ratio=st.floats(0, 1), spread=st.floats(0, 1), landmarks=st.floats(0, 200), metres=st.floats(1e-3, 2),
+       radians=st.floats(1e-3, 1), margin=st.floats(0, 30), tracked=st.booleans())
+def test_what_high_precision_accepts_the_others_do(inliers: float, ratio: float, spread: float, landmarks: float, metres: float,
+                                                   radians: float, margin: float, tracked: bool) -> None:
+    covariance = np.diag([metres ** 2] * 3 + [radians ** 2] * 3)
+    low, medium, high = (verdict(
+        covariance=covariance, inliers=inliers, inlier_ratio=ratio, spread=spread, landmarks=landmarks, margin=margin, tracked=tracked,
+        options=build_groups(LOCALIZER_GROUPS, {'integrity.precision': name})['integrity']).accepted for name in ('low', 'medium', 'high'))
+    assert high <= medium <= low
 
 
 @pytest.mark.parametrize(('part', 'name', 'limit'), [(0, 'uncertain_position', OPTIONS.max_position_deviation),
@@ -63,10 +91,10 @@ def test_deviation_along_any_oblique_axis(part: int, name: str, limit: float) ->
 def test_all_failures_are_named() -> None:
     bad = verdict(map_from_camera=at(100, 0, 0), covariance=np.eye(6) * 100, inliers=1.0, inlier_ratio=0.0, spread=0.0,
                   cells_suffice=False)
-    assert bad.reasons == ('no_landmarks', 'few_inliers', 'low_inlier_ratio', 'low_spread', 'uncertain_position', 'uncertain_rotation',
-                           'outside_map')
-    # min_landmarks is no test but a way around three of them; what min_support and sure_landmarks ask takes landmarks.
-    assert len(bad.reasons) == len(fields(IntegrityOptions)) - 3
+    assert bad.reasons == ('no_landmarks', 'few_inliers', 'low_inlier_ratio', 'low_spread', 'ambiguous', 'uncertain_position',
+                           'uncertain_rotation', 'outside_map')
+    # min_landmarks is no test but a way around three of them, precision a dial; what min_support and sure_landmarks ask takes landmarks.
+    assert len(bad.reasons) == len(fields(IntegrityOptions)) - 4
 
 
 def test_enough_landmarks_speak_for_a_pose_that_few_cells_agree_with() -> None:

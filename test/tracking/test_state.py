@@ -1,6 +1,7 @@
 """What is published when: the first pose, after a loss, after a jump; each rule alone, and all of them on drawn sequences."""
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
+from scipy.stats import chi2
 
 from dsac_ros.config import StateOptions
 from dsac_ros.records import Estimate, Verdict
-from dsac_ros.tracking.state import SLACK_M, SLACK_RAD, Decision, State, StateMachine
+from dsac_ros.tracking.state import SLACK_M, SLACK_RAD, Decision, State, StateMachine, _Fix, moved_covariance, odometry_chi2
 
 OPTIONS = StateOptions(agreeing=2, spare=1, lost_after=1.0, max_speed=2.0, max_turn=1.0, weak_position=0.1, weak_rotation=0.05)
 DEVIATION = 1e-3
@@ -179,3 +181,76 @@ def test_rules_that_hold_for_every_sequence(steps: list[tuple[float, float, bool
             window = range(max(earlier, later - agreeing - more + 1), later + 1)
             assert sum(steps[i][2] and abs(steps[i][1] - steps[later][1]) <= 0.1 * (times[later] - times[i]) + SLACK_M + NOISE
                        for i in window) >= agreeing
+
+
+def odom(x: float, turn: float = 0.0) -> np.ndarray:
+    """odom_from_camera of an odometry whose frame lies elsewhere than the map's."""
+    odom_from_map = np.eye(4)
+    odom_from_map[:3, :3], odom_from_map[:3, 3] = Rotation.from_rotvec([0.2, -0.4, 1.0]).as_matrix(), (3.0, -7.0, 1.0)
+    return odom_from_map @ estimate(1.0, x, turn).map_from_camera
+
+
+def test_what_odometry_says_agrees_however_fast() -> None:
+    """Ten metres in a tenth of a second are no jump when the wheels say the same, and half a metre is one when they say nothing."""
+    machine = StateMachine(OPTIONS)
+    for k, (x, odom_x, published) in enumerate([(0, 0, False), (0, 0, True), (10, 10, True), (10.5, 10, False), (10, 10, True)]):
+        decision = machine.decide(estimate(1.0 + k / 10, x), odom(odom_x))
+        assert decision.published == published, (k, decision)
+        if k >= 2:
+            (check,) = decision.checks
+            assert (check.value <= check.limit) == published and check.limit == OPTIONS.max_odometry_chi2
+
+
+@pytest.mark.parametrize('carried', [True, False])
+def test_a_carried_robot_and_an_odometry_that_jumps_cost_one_frame(carried: bool) -> None:
+    machine = StateMachine(OPTIONS)
+    decisions = [machine.decide(estimate(1.0 + k / 10, 2.0 if carried and k > 1 else 0.0), odom(0.0 if carried or k < 2 else 2.0))
+                 for k in range(5)]
+    assert [decision.published for decision in decisions] == [False, True, False, True, True]
+    assert decisions[2].reasons == ('jump: 1 of 2 frames agree',)
+
+
+def test_where_odometry_is_missing_or_off_speed_limits_hold() -> None:
+    for options, second in ((OPTIONS, None), (StateOptions(agreeing=2, max_speed=2.0, max_odometry_chi2=0.0), odom(0.0))):
+        machine = StateMachine(options)
+        machine.decide(estimate(1.0), odom(0.0))
+        assert machine.decide(estimate(1.1, 0.2), second).published, 'within 2 m/s'
+
+
+def test_the_distance_is_that_of_the_stated_noise() -> None:
+    """Drawn errors of both poses and of the odometry, with their stated covariances: chi2 has 6 degrees of freedom."""
+    rng = np.random.default_rng(5)
+    halves = [rng.normal(size=(6, 6)) * np.array([0.01] * 3 + [0.004] * 3)[:, None] for _ in range(2)]
+    options = StateOptions(odometry_position_noise=0.02, odometry_rotation_noise=0.01, odometry_turn_noise=0.01,
+                           odometry_position_floor=0.01, odometry_rotation_floor=0.005)
+    earlier, motion = estimate(1.0, 3.0, 0.5).map_from_camera, estimate(1.0, 0.8, 0.3).map_from_camera
+    metres, radians = 0.8, 0.3
+    sigma_m = np.hypot(0.01, 0.02 * metres)
+    sigma_rad = np.sqrt(0.005 ** 2 + (0.01 * radians) ** 2 + (0.01 * metres) ** 2)
+
+    def wrong(pose: np.ndarray, error: np.ndarray) -> np.ndarray:
+        out = pose.copy()
+        out[:3, 3] += error[:3]
+        out[:3, :3] = Rotation.from_rotvec(error[3:]).as_matrix() @ pose[:3, :3]
+        return out
+
+    found = []
+    for _ in range(1500):
+        fixes = [_Fix(0, wrong(pose, half @ rng.normal(size=6)), half @ half.T, 0.0, 0.0, None)
+                 for pose, half in zip((earlier, earlier @ motion), halves)]
+        # The noise of the odometry, in the axes of the map, on the later pose: the same difference.
+        noise = np.concatenate([rng.normal(size=3) * sigma_m, rng.normal(size=3) * sigma_rad])
+        fixes[1] = replace(fixes[1], map_from_camera=wrong(fixes[1].map_from_camera, noise), odom_from_camera=odom(0.0) @ motion)
+        found.append(odometry_chi2(replace(fixes[0], odom_from_camera=odom(0.0)), fixes[1], options))
+    # Mean 6 and variance 12: the mean of 1500 is within 0.36 by four standard deviations.
+    assert np.mean(found) == pytest.approx(6.0, abs=0.4)
+    assert np.mean(np.array(found) < chi2.ppf(0.9, 6)) == pytest.approx(0.9, abs=0.03)
+
+
+def test_a_covariance_moves_with_the_lever() -> None:
+    """Against drawn errors: of the position of a point 2 m away from where the pose is stated."""
+    rng = np.random.default_rng(6)
+    half, lever = rng.normal(size=(6, 6)) * 1e-3, np.array([0.5, -2.0, 0.3])
+    errors = rng.normal(size=(200_000, 6)) @ half.T
+    moved = np.hstack([errors[:, :3] + Rotation.from_rotvec(errors[:, 3:]).apply(lever) - lever, errors[:, 3:]])
+    np.testing.assert_allclose(moved_covariance(half @ half.T, lever), np.cov(moved.T), atol=0.02 * np.abs(np.cov(moved.T)).max())

@@ -82,6 +82,25 @@ def test_no_motion_is_carried_on_for_ever() -> None:
     np.testing.assert_array_equal(far, further)
 
 
+def test_odometry_says_where_to_look_whatever_the_motion_before() -> None:
+    """A turn that nothing announced: constant velocity would look ahead. Where one frame has no odometry, it does."""
+    odom_from_map = np.linalg.inv(moved(4.0, 1.0))
+    poses = [moved(0.0), moved(0.1), moved(0.1, 0.8)]
+
+    def seen(at: int, with_odometry: bool) -> Frame:
+        return replace(frame(1 + at / 10, poses[at]), odom_from_camera=odom_from_map @ poses[at] if with_odometry else None)
+    for last, expected in ((True, poses[2]), (False, moved(0.2))):
+        guess = run(Tracker(Scribe()), seen(0, True), seen(1, True), seen(2, last))[-1]
+        np.testing.assert_allclose(np.linalg.inv(guess.camera_from_map), expected, atol=1e-9)
+    tracker = Tracker(Scribe())
+    run(tracker, seen(0, True))
+    tracker.localizer.accepts = False
+    run(tracker, seen(1, True))
+    tracker.localizer.accepts = True
+    guess = run(tracker, seen(2, True))[-1]
+    np.testing.assert_allclose(np.linalg.inv(guess.camera_from_map), poses[2], atol=1e-9, err_msg='from the last accepted frame')
+
+
 @pytest.mark.parametrize(('stamp', 'expected'), [(1.05, True), (2.0, True), (2.1, False), (1.0, False), (0.5, False)])
 def test_a_gap_or_a_stamp_that_goes_back_starts_anew(stamp: float, expected: bool) -> None:
     """The last frame came at 1 s; a bag that loops starts at a lower stamp again."""

@@ -1,0 +1,105 @@
+"""A room small enough for seconds, its map, and real nodes in a DDS domain of their own."""
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Before the first DDS participant of this process, which reads them once.
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+FAST_DDS_2 = importlib.util.find_spec('fastrtps_cmake_module') is not None
+os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE' if FAST_DDS_2 else 'FASTDDS_DEFAULT_PROFILES_FILE',
+                      str(Path(__file__).parents[1] / 'dsac_ros' / 'ros' / 'fastdds_profile.xml'))
+
+_domains = itertools.count(os.getpid())
+
+
+@pytest.fixture
+def domain_id() -> int:
+    """Unique within this run; above 101 the ports may be taken."""
+    return 1 + next(_domains) % 101
+
+
+class NodeInProcess:
+    """The real LocalizerNode with its executor in a thread, as a target for live_replay.Player."""
+
+    def __init__(self, domain_id: int, **parameters: Any) -> None:
+        self.domain_id, self.namespace = domain_id, f'/test_{os.getpid()}_{domain_id}'
+        self._parameters = parameters
+
+    def __enter__(self) -> NodeInProcess:
+        import rclpy
+        from rclpy.context import Context
+        from rclpy.parameter import Parameter
+
+        from dsac_ros.ros.localizer_node import LocalizerNode, spin
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=self.domain_id)
+        self.node = LocalizerNode(context=self._context, namespace=self.namespace,
+                                  parameter_overrides=[Parameter(name, value=value) for name, value in self._parameters.items()])
+        assert not self.node.options.autostart or self.node.start()
+        self._thread = threading.Thread(target=spin, args=(self.node,), daemon=True)
+        self._thread.start()
+        return self
+
+    def check(self) -> None:
+        worker = self.node.worker
+        assert self._thread.is_alive() and (worker is None or worker.is_alive()), 'the node has died'
+
+    def last_words(self) -> str:
+        return ''
+
+    def __exit__(self, *_: object) -> None:
+        with self._context.handle:
+            self._context.handle.shutdown()  # as the signal handler's thread does
+        self._thread.join(10.0)
+        assert not self._thread.is_alive() and self.node.end()
+        self._context.try_shutdown()
+
+
+@pytest.fixture
+def node_in_process() -> type[NodeInProcess]:
+    """The class itself: test modules cannot import a conftest."""
+    return NodeInProcess
+
+
+@pytest.fixture(scope='session')
+def small_room(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """A map of a synthetic room, and frames that it was made of: here the messages are tested, not the map."""
+    from dsac_ros.config import MappingOptions
+    from dsac_ros.data.synthetic import SyntheticSource
+    from dsac_ros.training.mapping import map_source
+    source = SyntheticSource(room_seed=3, trajectory_seed=1, frames=20, width=320, height=240, texels_per_metre=150.0)
+    path = tmp_path_factory.mktemp('map') / 'room.dsacmap'
+    options = MappingOptions(minutes=1.0, steps=250, augmented=0, capacity=24_000, width=128, held_out_share=0.1)
+    map_source(source, path, options, device='cpu', quiet=True)
+    return path, list(source)[::2]
+
+
+@pytest.fixture
+def call() -> Callable[..., Any]:
+    """call(player, type, name, request): the answer of a service of the node that the player plays to."""
+    def answer(player: Any, kind: Any, name: str, request: Any, timeout_s: float = 150.0) -> Any:
+        client = player.node.create_client(kind, f'localizer/{name}')
+        assert client.wait_for_service(timeout_s), f'no service {name}'
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(timeout_s), f'{name} does not answer'
+        player.node.destroy_client(client)
+        return future.result()
+    return answer
+
+
+@pytest.fixture
+def change(call: Callable[..., Any]) -> Callable[[Any, str], bool]:
+    """change(player, transition): whether the node says that it was made."""
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+    return lambda player, name: call(player, ChangeState, 'change_state', ChangeState.Request(transition=Transition(label=name))).success
