@@ -57,7 +57,10 @@ class Piped:
 
     def __call__(self, progress: Progress) -> Wish:
         """Tell, wait while paused, and answer what is wished."""
-        print(json.dumps(asdict(progress)), file=self._lines, flush=True)
+        try:
+            print(json.dumps(asdict(progress)), file=self._lines, flush=True)
+        except BrokenPipeError:
+            self._end(Wish.LEAVE)
         self._going.wait()
         return self._wish
 

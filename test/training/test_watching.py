@@ -75,3 +75,11 @@ def test_when_the_other_end_is_gone_it_leaves(pipes: tuple[Piped, TextIO, TextIO
     say(pen, 'pause')
     pen.close()
     until(piped, Wish.LEAVE)
+
+
+def test_when_nobody_reads_it_leaves() -> None:
+    (words_in, words_out), (lines_in, lines_out) = os.pipe(), os.pipe()
+    os.close(lines_in)
+    piped = Piped(open(words_in), open(lines_out, 'w'))
+    assert piped(Progress('train')) == Wish.LEAVE
+    os.close(words_out)
