@@ -17,7 +17,7 @@ import torch
 
 from dsac_ros.errors import DsacError
 from dsac_ros.maps.bundle import load_map
-from dsac_ros.training.finetuning import CHECKPOINT
+from dsac_ros.training.state import checkpoint_of
 
 ITERATIONS = 400
 SETTINGS = ('batch=2', 'hypotheses=32', 'bits=3', 'augmented=0', 'max_frames=40', 'check_every=20', 'checkpoint_seconds=0.2')
@@ -48,7 +48,7 @@ def compare(options: argparse.Namespace) -> tuple[int, bool]:
     if finetuning(options, alone, False).wait():
         raise DsacError(f'{options.map}: the training that nobody disturbed failed; see above')
     kills, rng = 0, random.Random(options.seed)
-    checkpoint = killed.with_name(killed.name + '.finetuning') / CHECKPOINT
+    checkpoint = checkpoint_of(killed)
     while not killed.exists():
         process = finetuning(options, killed, checkpoint.exists())
         # Anywhere: while it starts, encodes, trains, writes a checkpoint or the map. Enough time for some progress now and then.

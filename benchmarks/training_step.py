@@ -38,10 +38,12 @@ WARM_UP = 3
 
 @dataclass(frozen=True)
 class Timing:
-    """forward_ms, backward_ms of each step; sound: share of the hypotheses whose refinement has a gradient; gradient: of the points."""
+    """forward_ms, backward_ms of each step, and cpu_ms of both by all threads, which says more where others use the cores; sound: share
+    of the hypotheses whose refinement has a gradient; gradient: of the points."""
 
     forward_ms: np.ndarray
     backward_ms: np.ndarray
+    cpu_ms: np.ndarray
     sound: float
     gradient: Tensor
 
@@ -64,13 +66,13 @@ def fullest(problems: ProblemSet, cell: str, modality: str) -> tuple[Corresponde
 
 def timed(problem: Correspondences, map_from_camera_B44: Tensor, hypotheses: int, steps: int, most: int) -> Timing:
     """Steps with other draws each; the first WARM_UP do not count."""
-    forward, backward, sound = [], [], []
+    forward, backward, cpu, sound = [], [], [], []
     for step in range(WARM_UP + steps):
         leaves = {name: getattr(problem, name).clone().requires_grad_() for name in ('points_BN3', 'scales_BN')}
         draws = uniform_draws(range(step, step + len(problem.points_BN3)), hypotheses)[:, None]
-        begin = time.perf_counter()
+        begin, begin_cpu = time.perf_counter(), time.process_time()
         cells = replace(problem, **leaves)
-        pools = solve_pools(cells, guidance(cells.scales_BN), draws, map_from_camera_B44, EstimatorOptions(), most)
+        pools = solve_pools(cells, guidance(cells.scales_BN), draws, map_from_camera_B44, EstimatorOptions(), most=most)
         alpha = alpha_for_bits(pools.scores_BPK, pools.valid_BPK, BITS * np.log2(hypotheses))
         expectation = expected_loss(pools.scores_BPK, pools.losses_BPK, pools.valid_BPK, alpha[:, None], EMPTY_LOSS)
         loss = over_draws(expectation, pools.log_likelihoods_BPK).mean()
@@ -78,8 +80,10 @@ def timed(problem: Correspondences, map_from_camera_B44: Tensor, hypotheses: int
         loss.backward()
         forward.append(1e3 * (middle - begin))
         backward.append(1e3 * (time.perf_counter() - middle))
+        cpu.append(1e3 * (time.process_time() - begin_cpu))
         sound.append(float(pools.sound_BPK.double().mean()))
-    return Timing(np.array(forward[WARM_UP:]), np.array(backward[WARM_UP:]), float(np.mean(sound)), leaves['points_BN3'].grad)
+    times = (np.array(values[WARM_UP:]) for values in (forward, backward, cpu))
+    return Timing(*times, float(np.mean(sound)), leaves['points_BN3'].grad)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     path = options.sets / f'{options.noise_model}.npz'
     print(f'{options.images} image(s), {options.hypotheses} hypotheses, {options.threads} threads, {options.steps} steps: '
           'median (least) of the milliseconds')
-    print(f'{"":8}{"cells":>7}{"refined on":>12}{"forward":>18}{"backward":>18}{"with gradient":>15}')
+    print(f'{"":8}{"cells":>7}{"refined on":>12}{"forward":>18}{"backward":>18}{"CPU":>18}{"with gradient":>15}')
     try:
         if not path.is_file():
             raise DsacError(f'{path}: missing; make it with `python -m benchmarks.pose_estimators make`')
@@ -107,9 +111,9 @@ def main(arguments: list[str] | None = None) -> int:
             for part, most in ((problem.subset(LOCALIZER_CELLS), SCORED_NEXT), (problem, SCORED_NEXT), (problem, total)):
                 batch = repeated(part, options.images)
                 took = timed(batch, truth.expand(options.images, 4, 4), options.hypotheses, options.steps, most)
-                forward, backward = (f'{np.median(values):.0f} ({values.min():.0f})' for values in (took.forward_ms, took.backward_ms))
+                times = [f'{np.median(values):.0f} ({values.min():.0f})' for values in (took.forward_ms, took.backward_ms, took.cpu_ms)]
                 cells = part.points_BN3.shape[1]
-                print(f'{modality:8}{cells:7}{min(most, cells):12}{forward:>18}{backward:>18}{took.sound:>14.0%}')
+                print(f'{modality:8}{cells:7}{min(most, cells):12}' + ''.join(f'{text:>18}' for text in times) + f'{took.sound:>14.0%}')
     except DsacError as error:
         print(f'training_step: {error}', file=sys.stderr)
         return 1

@@ -36,6 +36,7 @@ def check_value(group: str, name: str, value: Any, default: Any, limits: Any) ->
     """Raise ConfigError when a value has the wrong type or lies outside of its range."""
     kind = type(default)
     good = isinstance(value, (int, float)) and not isinstance(value, bool) if kind is float else type(value) is kind
+    good = good and (kind is not tuple or all(isinstance(part, str) for part in value))
     if not good:
         raise ConfigError(f'{group}.{name}: expected {kind.__name__}, found {value!r}')
     if limits['choices'] and value not in limits['choices']:
@@ -309,3 +310,33 @@ class FinetuningOptions(Options):
     @property
     def rgb_only(self) -> bool:
         return self.modality == 'rgb'
+
+
+@dataclass(frozen=True)
+class SourceOptions(Options):
+    """What of a bag or data folder is read. Topics are found by type and name where they are not given (dsac_ros.data.opening)."""
+
+    split: str = option('', 'part of a data folder: a name in its splits.json, e.g. val_near (7-Scenes: train, test)')
+    colour_topic: str = option('', 'colour images, sensor_msgs Image or CompressedImage')
+    depth_topic: str = option('', 'depth images registered to colour: 16UC1 [mm] or 32FC1 [m]')
+    info_topic: str = option('', 'sensor_msgs CameraInfo of the colour images')
+    pose_topic: str = option('', "reference poses instead of TF: Odometry (linked to the camera by /tf_static; without a link taken for "
+                             "the camera's own), PoseStamped or PoseWithCovarianceStamped (the camera's own, optical frame)")
+    camera_frame: str = option('', 'TF frame of the camera; default: frame_id of its camera_info')
+    map_frame: str = option('', "TF frame that poses are in; default: the root of the camera's chain")
+
+
+@dataclass(frozen=True)
+class FinetunerOptions(Options):
+    """What the finetuner node trains, from what, and how far it stands back behind others. It has no topic to read."""
+
+    map: str = option('', 'Map bundle to start from; it stays as it is. Required.')
+    bags: tuple[str, ...] = option((), 'Bags or data folders of one camera, poses in the frame of the map. Required.')
+    out: str = option('', 'Map bundle to write; OUT.finetuning beside it holds checkpoint, log and plot. Required.')
+    overwrite: bool = option(False, 'Replace a map at out. An interrupted training is gone on with either way.')
+    autostart: bool = option(True, 'Train at once; false waits for ~/start.')
+    localizer: str = option('', 'Name of the localizer node whose ~/load_map is called with the finished map, e.g. localizer (in the same '
+                            'namespace) or /front/localizer; empty: none is.')
+    device: str = option('auto', 'Where it trains: auto takes a GPU where there is one; else cpu, cuda or cuda:N.')
+    threads: int = option(1, 'CPU threads of the training; 0 leaves it to torch, which takes all cores.', low=0, high=256)
+    nice: int = option(10, 'How much the training stands back behind other processes, as of the command nice.', low=0, high=19)

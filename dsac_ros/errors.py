@@ -19,3 +19,7 @@ class DecodeError(DsacError):
 
 class MapError(DsacError):
     """A map bundle is missing, damaged, of another version, or does not fit the encoder."""
+
+
+class Interrupted(DsacError):
+    """Somebody asked for an end of the work; the message says how to go on."""

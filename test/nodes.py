@@ -38,7 +38,8 @@ class NodeInProcess:
         from rclpy.context import Context
         from rclpy.parameter import Parameter
 
-        from dsac_ros.ros.localizer_node import LocalizerNode, spin
+        from dsac_ros.ros.localizer_node import LocalizerNode
+        from dsac_ros.ros.running import spin
         self._context = Context()
         rclpy.init(context=self._context, domain_id=self.domain_id)
         self.node = LocalizerNode(context=self._context, namespace=self.namespace,
@@ -85,8 +86,8 @@ def small_room(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any
 @pytest.fixture
 def call() -> Callable[..., Any]:
     """call(player, type, name, request): the answer of a service of the node that the player plays to."""
-    def answer(player: Any, kind: Any, name: str, request: Any, timeout_s: float = 150.0) -> Any:
-        client = player.node.create_client(kind, f'localizer/{name}')
+    def answer(player: Any, kind: Any, name: str, request: Any, timeout_s: float = 150.0, node: str = 'localizer') -> Any:
+        client = player.node.create_client(kind, f'{node}/{name}')
         assert client.wait_for_service(timeout_s), f'no service {name}'
         done = threading.Event()
         future = client.call_async(request)

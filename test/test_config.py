@@ -11,11 +11,13 @@ from dsac_ros.config import (
     LOCALIZER_GROUPS,
     PRECISION,
     EstimatorOptions,
+    FinetunerOptions,
     FinetuningOptions,
     IntegrityOptions,
     MappingOptions,
     NodeOptions,
     Options,
+    SourceOptions,
     StateOptions,
     TrackingOptions,
     build_groups,
@@ -26,7 +28,7 @@ from dsac_ros.errors import ConfigError
 from dsac_ros.evaluation.options import EvaluationOptions
 
 GROUPS = [NodeOptions, EstimatorOptions, TrackingOptions, IntegrityOptions, StateOptions, MappingOptions, FinetuningOptions,
-          EvaluationOptions]
+          SourceOptions, FinetunerOptions, EvaluationOptions]
 EVERY = [(group, f) for group in GROUPS for f in fields(group)]
 NAMES = [f'{group.__name__}.{f.name}' for group, f in EVERY]
 
@@ -38,7 +40,7 @@ def test_no_group_is_left_out() -> None:
 @pytest.mark.parametrize(('group', 'f'), EVERY, ids=NAMES)
 def test_every_option_is_documented_and_its_default_is_allowed(group: type, f: Any) -> None:
     limits = f.metadata
-    assert len(limits['help']) >= 8 and type(f.default) in (bool, int, float, str)
+    assert len(limits['help']) >= 8 and type(f.default) in (bool, int, float, str, tuple)
     group(**{f.name: f.default})
     if type(f.default) in (int, float):
         assert limits['low'] is not None  # the upper one is left open where more is only slower
@@ -59,6 +61,8 @@ def test_every_limit_holds_and_every_type_is_checked(group: type, f: Any) -> Non
         wrong += [float(f.default), 1.5]
     if type(f.default) is float:
         wrong += [float('nan'), float('inf'), -float('inf')]
+    if type(f.default) is tuple:
+        wrong += ['x', (1,)]
     if type(f.default) is bool:
         wrong += [0, 1, 'true']
     if type(f.default) is str:

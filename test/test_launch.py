@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dsac_ros.config import NodeOptions
+from dsac_ros.config import FinetunerOptions, FinetuningOptions, NodeOptions, SourceOptions
 from dsac_ros.evaluation.options import EvaluationOptions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +30,17 @@ def test_arguments_of_localize_are_parameters_of_the_node() -> None:
     known = {option.name: type(option.default).__name__ for option in fields(NodeOptions)}
     for name, kind, _ in table(ROOT / 'launch/localize.launch.py', 'PARAMETERS'):
         assert known.get(ast.literal_eval(name)) == kind, f'{name} is not a {kind} parameter of the node'
+
+
+def test_arguments_of_finetune_are_parameters_of_the_node() -> None:
+    groups = {'': FinetunerOptions, 'training.': FinetuningOptions, 'source.': SourceOptions}
+    kinds = {'tuple': 'List[str]'}
+    known = {prefix + option.name: type(option.default).__name__ for prefix, group in groups.items() for option in fields(group)}
+    rows = table(ROOT / 'launch/finetune.launch.py', 'PARAMETERS')
+    for name, kind, _ in rows:
+        given = known.get(ast.literal_eval(name))
+        assert kinds.get(given, given) == kind, f'{name} is not a {kind} parameter of the node'
+    assert {'map', 'bags', 'out'} <= {ast.literal_eval(name) for name, _, _ in rows}
 
 
 def test_flags_of_evaluate_are_flags_of_the_command() -> None:
@@ -108,6 +119,12 @@ def test_launch_really_starts_the_node(tmp_path: Path) -> None:
     out = launched(ROOT / 'launch/localize.launch.py', tmp_path, 'map:=/no/such.dsacmap', 'image_compressed:=true', 'namespace:=front',
                    'use_sim_time:=true', 'log_level:=warn')
     assert '/no/such.dsacmap' in out and 'exit codes [1]' in out, out
+
+
+@pytest.mark.ros
+def test_launch_really_starts_the_finetuner(tmp_path: Path) -> None:
+    out = launched(ROOT / 'launch/finetune.launch.py', tmp_path, 'map:=/no/such.dsacmap', 'bags:=[/no/such/bag]', 'nice:=20')
+    assert 'parameter.nice' in out and 'exit codes [1]' in out, out
 
 
 @pytest.mark.ros

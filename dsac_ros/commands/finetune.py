@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from dataclasses import fields
@@ -25,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--overwrite', action='store_true', help='replace the map at --out, and forget an interrupted training')
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted training, with the same options')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--threads', type=int, default=0, help='CPU threads; 0 leaves it to torch')
+    parser.add_argument('--nice', type=int, default=0, help='how much to stand back behind other processes, 0 to 19')
+    parser.add_argument('--piped', action='store_true', help='for programs: progress as lines of JSON on stdout, and pause, resume, finish '
+                        'and leave from stdin, whose end counts as leave; goes on with an interrupted training by itself')
     for name in DIRECT:
         default, about = described[name].default, described[name].metadata
         parser.add_argument(f'--{name}', type=type(default), default=default, choices=about['choices'] or None, help=about['help'])
@@ -35,21 +40,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, and print how good the map is on frames that were held out."""
+    os.nice(options.nice)  # before torch has threads, which take it over
+    import cv2
+    import torch
+
     from dsac_ros.config import parse_settings
     from dsac_ros.data.opening import source_from, warning_lines
     from dsac_ros.errors import ConfigError
     from dsac_ros.training.finetuning import finetune
     from dsac_ros.training.mapping import stop_on_interrupt
+    from dsac_ros.training.state import checkpoint_of
+    from dsac_ros.training.watching import Piped, Progress, Wish, unwatched
 
     settings = parse_settings({'': FinetuningOptions}, options.set)
     twice = sorted(set(settings) & set(DIRECT))
     if twice:
         raise ConfigError(f'--set {twice[0]}: use --{twice[0]}')
     training = FinetuningOptions(**settings, **{name: getattr(options, name) for name in DIRECT})
+    if options.threads:
+        torch.set_num_threads(options.threads)
+        cv2.setNumThreads(options.threads)
+    listener = Piped() if options.piped else unwatched
+    terminated: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
     sources = [source_from(path, options, require_poses=True, load_depth=not training.rgb_only) for path in options.sources]
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     with stop_on_interrupt() as stopped:
-        bundle = finetune(options.map, sources, options.out, training, options.device, options.overwrite, options.resume, stopped)
+        def watch(progress: Progress) -> Wish:
+            return Wish.LEAVE if terminated else Wish.FINISH if stopped() else listener(progress)
+
+        resume = options.resume or (options.piped and checkpoint_of(Path(options.out)).is_file())
+        bundle = finetune(options.map, sources, options.out, training, options.device, options.overwrite, resume, watch, options.piped)
+    if bundle is None:  # the first of several processes says the rest
+        return 0
     for source in sources:
         for line in warning_lines(source):
             print(line)

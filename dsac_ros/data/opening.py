@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from dsac_ros.config import SourceOptions
 from dsac_ros.data.bags import BagSource
 from dsac_ros.data.folders import FolderSource, is_folder_source
 from dsac_ros.data.source import FrameSource
@@ -43,16 +45,10 @@ def open_source(path: str | Path, split: str | None = None, require_poses: bool 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that say what of a source is read, alike in every command."""
-    parser.add_argument('--split', help='part of a data folder: a name in its splits.json, e.g. val_near (7-Scenes: train, test)')
     topics = parser.add_argument_group('topics of a bag (found by type and name where not given)')
-    topics.add_argument('--colour-topic', help='colour images, sensor_msgs Image or CompressedImage')
-    topics.add_argument('--depth-topic', help='depth images registered to colour: 16UC1 [mm] or 32FC1 [m]')
-    topics.add_argument('--info-topic', help='sensor_msgs CameraInfo of the colour images')
-    topics.add_argument('--pose-topic', help='reference poses instead of TF: Odometry (linked to the camera by /tf_static; without a '
-                        'link taken '
-                        'for the camera\'s own), PoseStamped or PoseWithCovarianceStamped (the camera\'s own, optical frame)')
-    topics.add_argument('--camera-frame', help='TF frame of the camera; default: frame_id of its camera_info')
-    topics.add_argument('--map-frame', help='TF frame that poses are in; default: the root of the camera\'s chain')
+    for f in fields(SourceOptions):
+        group = parser if f.name == 'split' else topics
+        group.add_argument('--' + f.name.replace('_', '-'), help=f.metadata['help'])
 
 
 def source_from(path: str | Path, options: argparse.Namespace, require_poses: bool = False, load_depth: bool = True) -> FrameSource:

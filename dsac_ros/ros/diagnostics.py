@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.clock import Clock, ClockType
-from rclpy.qos import QoSProfile
 
 from dsac_ros.msg import LocalizationStatus
 from dsac_ros.ros.complaints import Complaints
+from dsac_ros.ros.diagnostics_publisher import ERROR, OK, WARN, DiagnosticsPublisher, Finding
 from dsac_ros.ros.inputs import Inputs
 from dsac_ros.ros.intake import Traffic
 from dsac_ros.ros.robot import Robot
@@ -21,33 +19,19 @@ from dsac_ros.tracking.state import State
 if TYPE_CHECKING:
     from dsac_ros.ros.localizer_node import LocalizerNode
 
-PERIOD_S = 1.0
 SILENT_S = 2.0  # without a message: an input has stopped
 LOST_S = 5.0  # without a pose: LOST is an error
 PAIRED_SHARE = 0.9  # of the last images, below which pairing is warned of
 DROPPED_SHARE = 0.5  # of the images since the oldest status kept, above which dropping is
-OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-Finding = tuple[bytes, str, dict[str, Any]]  # level, message, values
 
 
 class Diagnostics:
-    """The timer and the publisher, as long as the node lives."""
+    """The findings of a localizer, published as long as the node lives."""
 
     def __init__(self, node: LocalizerNode) -> None:
         self._node = node
         self._complaints = Complaints(node.get_logger().warning, period_s=10.0)
-        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', QoSProfile(depth=10))
-        # Simulated time stands still when a bag is paused, and that is when people look.
-        node.create_timer(PERIOD_S, self._publish, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-    def _publish(self) -> None:
-        message = DiagnosticArray()
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        name = self._node.get_fully_qualified_name().lstrip('/')
-        for part, (level, text, values) in self.findings().items():
-            message.status.append(DiagnosticStatus(level=level, name=f'{name}: {part}', message=text, hardware_id='', values=[
-                KeyValue(key=key, value=_text(value)) for key, value in values.items()]))
-        self._publisher.publish(message)
+        DiagnosticsPublisher(node, self.findings)
 
     def findings(self) -> dict[str, Finding]:
         """Part -> what is found of it."""
@@ -143,7 +127,3 @@ def timing(statuses: Sequence[LocalizationStatus]) -> Finding:
 def _percentiles(name: str, values: Sequence[float]) -> Mapping[str, float]:
     finite = [value for value in values if np.isfinite(value)]
     return {f'{name}.p{p}': float(np.percentile(finite, p)) for p in (50, 95)} if finite else {}
-
-
-def _text(value: Any) -> str:
-    return f'{value:.3f}' if isinstance(value, float) else '' if value is None else str(value)

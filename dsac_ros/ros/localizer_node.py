@@ -5,32 +5,27 @@ Callbacks store (intake), one worker thread decodes, localises and publishes; th
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import rclpy
 from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from dsac_ros.config import NodeOptions
 from dsac_ros.errors import ConfigError, DsacError
 from dsac_ros.ros import parameters
-from dsac_ros.ros.complaints import Complaints
 from dsac_ros.ros.diagnostics import Diagnostics
 from dsac_ros.ros.inputs import Inputs
 from dsac_ros.ros.intake import Intake
 from dsac_ros.ros.outlets import Outlets
 from dsac_ros.ros.robot import Robot
+from dsac_ros.ros.running import run
 from dsac_ros.ros.services import Services, initial_pose
 from dsac_ros.ros.worker import Worker
 
@@ -38,7 +33,6 @@ if TYPE_CHECKING:
     from dsac_ros.tracking.tracker import Tracker
 
 JOIN_S = 0.7
-WAKE_S = 0.5
 RCLError = rclpy_implementation.RCLError
 
 
@@ -195,58 +189,9 @@ class LocalizerNode(LifecycleNode):
             self.robot.forget()
 
 
-def _init(arguments: list[str] | None) -> None:
-    try:
-        rclpy.init(args=arguments)
-    except RuntimeError as error:  # rcl's own error, for arguments or parameter files that it cannot read
-        raise ConfigError(str(error)) from error
-
-
-def spin(node: Node) -> None:
-    """Run the node's callbacks until its context ends.
-
-    rclpy's signal handler wakes the executor before a thread of its own ends the context. An executor that was quick to wait again would
-    then sleep until the next message, so this one wakes by itself. What a callback raises is said and ends nothing.
-    """
-    executor = SingleThreadedExecutor(context=node.context)
-    executor.add_node(node)
-    complaints = Complaints(node.get_logger().error)
-    while node.context.ok():
-        try:
-            executor.spin_once(WAKE_S)
-        except ExternalShutdownException:
-            return
-        except Exception as error:
-            if node.context.ok():
-                complaints.say(f'internal_error {type(error).__name__}', traceback.format_exc())
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM (0), or say in one line why it cannot start (1)."""
-    node, code = None, 0
-    try:
-        _init(arguments)
-        node = LocalizerNode()
-        if node.options.autostart and not node.start():
-            code = 1
-        else:
-            spin(node)
-    except KeyboardInterrupt:
-        pass
-    except (DsacError, ParameterException) as error:
-        print(f'localizer: {error}', file=sys.stderr)
-        code = 1
-    finally:
-        # An impatient second Ctrl-C must not turn an orderly end into a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        ended = node is None or node.end()
-        rclpy.try_shutdown()
-    if not ended:
-        # A thread that is still in torch when the interpreter goes makes the process abort (exit code 134).
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
+    return run('localizer', LocalizerNode, lambda node: not node.options.autostart or node.start(), arguments)
 
 
 if __name__ == '__main__':

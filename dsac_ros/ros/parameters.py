@@ -11,13 +11,25 @@ from typing import Any
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 
-from dsac_ros.config import LOCALIZER_GROUPS, PRECISION, NodeOptions, Options, check_value, with_precision
+from dsac_ros.config import (
+    LOCALIZER_GROUPS,
+    PRECISION,
+    FinetunerOptions,
+    FinetuningOptions,
+    NodeOptions,
+    Options,
+    SourceOptions,
+    check_value,
+    with_precision,
+)
 from dsac_ros.errors import ConfigError
 
 # Node -> prefix -> options.
 GROUPS: dict[str, dict[str, type[Options]]] = {
     'localizer': {'': NodeOptions, **LOCALIZER_GROUPS},
+    'finetuner': {'': FinetunerOptions, 'training': FinetuningOptions, 'source': SourceOptions},
 }
+FILES = {'localizer': 'localize', 'finetuner': 'finetune'}  # config/NAME.yaml, launch/NAME.launch.py
 # Parameters that rclpy itself declares.
 BUILT_IN = ('use_sim_time', 'start_type_description_service')
 DIALLED = {name for values in PRECISION.values() for name in values}
@@ -58,9 +70,11 @@ def declare(node: Node, groups: Mapping[str, type[Options]]) -> dict[str, Any]:
         value = given.get(name, option.default)
         if isinstance(option.default, float) and type(value) is int:
             value = float(value)  # `sync_slop: 1` in a YAML file is an integer
+        if isinstance(option.default, tuple):
+            value = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value  # one text is a list too
         check_value('parameter', name, value, option.default, option.metadata)
         values[name] = value
-        node.declare_parameter(name, value, descriptor(option), ignore_override=True)
+        node.declare_parameter(name, list(value) if isinstance(value, tuple) else value, descriptor(option), ignore_override=True)
     return {prefix: group(**{option.name: values[_join(prefix, option.name)] for option in fields(group)})
             for prefix, group in groups.items()}
 
@@ -99,12 +113,17 @@ def parameter_file(node_name: str, groups: Mapping[str, type[Options]]) -> str:
     return '\n'.join(lines) + '\n'
 
 
+def references() -> str:
+    """docs/parameters.md."""
+    return '\n'.join(reference(node_name, groups) for node_name, groups in GROUPS.items())
+
+
 def reference(node_name: str, groups: Mapping[str, type[Options]]) -> str:
-    """docs/parameters.md: every parameter in tables, one for each prefix."""
+    """Every parameter of a node in tables, one for each prefix."""
     lines = [f'# Parameters of the node `{node_name}`', '', 'Written by `python -m dsac_ros.ros.parameters docs`; a test compares.', '',
-             'Set them in a parameter file (`config/localize.yaml` has them all) or by `-p NAME:=VALUE`. A name that is unknown, a wrong',
-             'type and a value out of range are refused when the node starts, in one line. Those marked *run time* can be set while it',
-             'runs (`ros2 param set`) and count from the next frame on; the others are read-only.']
+             f'Set them in a parameter file (`config/{FILES[node_name]}.yaml` has them all) or by `-p NAME:=VALUE`. A name that is',
+             'unknown, a wrong type and a value out of range are refused when the node starts, in one line. Those marked *run time* can',
+             'be set while it runs (`ros2 param set`) and count from the next frame on; the others are read-only.']
     for prefix, group in groups.items():
         lines += ['', f'## {prefix or "The node"}', '', (group.__doc__ or '').strip().replace('\n', ' '), '',
                   '| name | default | unit | range | run time | what |', '|---|---|---|---|---|---|']
@@ -128,11 +147,13 @@ def _join(prefix: str, name: str) -> str:
 
 
 def _yaml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return str(list(value))
     return str(value).lower() if isinstance(value, bool) else f"'{value}'" if isinstance(value, str) else str(value)
 
 
 if __name__ == '__main__':
     if sys.argv[1] == 'docs':
-        print(reference('localizer', GROUPS['localizer']), end='')
+        print(references(), end='')
     else:
         print(parameter_file(sys.argv[1], GROUPS[sys.argv[1]]), end='')

@@ -5,25 +5,24 @@ and resumed ends with the same weights, bit for bit, on one machine. docs/end_to
 """
 from __future__ import annotations
 
-import copy
 import csv
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsac_ros.config import EstimatorOptions, FinetuningOptions
 from dsac_ros.data.source import FrameSource
 from dsac_ros.endtoend.expectation import expected_loss, followed_alpha, over_draws
 from dsac_ros.endtoend.losses import pose_loss
 from dsac_ros.endtoend.pools import solve_pools
-from dsac_ros.errors import DataError, MapError
+from dsac_ros.errors import DataError, Interrupted, MapError
 from dsac_ros.geometry import se3
 from dsac_ros.localizer import resolve_device
 from dsac_ros.maps.bundle import MapBundle, check_place, load_map, save_map
@@ -37,79 +36,81 @@ from dsac_ros.ransac.sampling import uniform_draws
 from dsac_ros.records import Frame
 from dsac_ros.training.budget import Budget
 from dsac_ros.training.calibration import calibrate
-from dsac_ros.training.checkpoint import load_checkpoint, save_checkpoint
 from dsac_ros.training.episodes import Episodes, encode
 from dsac_ros.training.head import one_cycle
 from dsac_ros.training.mapping import read_frames
+from dsac_ros.training.state import State, checkpoint_of, new_state, resumed, save_state
+from dsac_ros.training.team import Team, team_of
+from dsac_ros.training.watching import Progress, Watch, Wish, unwatched
 
-CHECKPOINT = 'checkpoint.safetensors'
 ESTIMATOR = EstimatorOptions()  # the one that the localizer has unless told otherwise
-NUMBERS = ('iterations', 'step', 'best_loss', 'best_step', 'recent', 'log')  # of a State, besides tensors
-FREE = ('minutes', 'checkpoint_seconds')  # options that a resumed training may have otherwise
 MEASURED_STEPS = 5  # after the first, that tell how many there is time for
 EMPTY_LOSS = 100.0  # of a pool without any hypothesis: as bad as a metre
 CALIBRATION_SHARE = 0.1  # of the time
 ALPHA_RATE = 0.1  # at which the inverse temperature follows the scores
-FIRST_ALPHA = 0.1
 MAX_GRADIENT = 1.0  # norm: a step is one of a few images, some of them hopeless
 
 
-@dataclass
-class State:
-    """All that a training is: what it continues from is what it has written down, and nothing else."""
-
-    expert: Expert
-    best: Expert
-    optimiser: torch.optim.AdamW
-    alpha: Tensor
-    iterations: int
-    step: int = 0
-    best_loss: float = math.inf
-    best_step: int = 0
-    recent: list[dict[str, float]] = field(default_factory=list)  # of the steps since the last look
-    log: list[dict[str, float]] = field(default_factory=list)  # of the looks
-
-
 def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, options: FinetuningOptions = FinetuningOptions(),
-             device: str = 'auto', overwrite: bool = False, resume: bool = False, stopped: Callable[[], bool] = lambda: False,
-             quiet: bool = False) -> MapBundle:
+             device: str = 'auto', overwrite: bool = False, resume: bool = False, watch: Watch = unwatched,
+             quiet: bool = False) -> MapBundle | None:
     """Train the head of a map on the poses of the sources and write the best state, calibrated anew, to `out`.
 
-    The folder OUT.finetuning holds the checkpoint while it lasts, and the log. Raises DataError, MapError.
+    The folder OUT.finetuning holds the checkpoint while it lasts, and the log. Of several processes (torchrun) the first one writes, and
+    the others return None. Raises DataError, MapError; Interrupted where it was left, or ended before it had begun to train.
 
     Args:
-        sources: recordings of one camera with poses in the frame of the map. resume: go on from the checkpoint. stopped: asked after each
-            step; true ends the training as if its time were up.
+        sources: recordings of one camera with poses in the frame of the map. resume: go on from the checkpoint.
     """
     out, begun = Path(out), time.monotonic()
-    work = out.with_name(out.name + '.finetuning')
     check_place(out, overwrite)
-    if resume and not (work / CHECKPOINT).is_file():
-        raise MapError(f'{work / CHECKPOINT}: missing; there is nothing to resume, start without --resume')
-    if not resume and (work / CHECKPOINT).is_file() and not overwrite:
-        raise MapError(f'{work}: a training of this map was interrupted; go on with --resume, or start again with --overwrite')
-    bundle, where = load_map(map_path), resolve_device(device)
-    training, held_out = frames_of(sources, bundle, options)
-    with progress_bar('encode', len(training) * (1 + options.augmented) + len(held_out), quiet) as progress:
-        encoder = shared_encoder(str(where))
-        episodes = encode(training, encoder, options.augmented, options.seed, where, progress.update)
-        watched = encode(held_out, encoder, 0, options.seed, where, progress.update)
-    work.mkdir(parents=True, exist_ok=True)
-    state = resumed(work / CHECKPOINT, bundle, options, where) if resume else begin(bundle, options, episodes, watched, where)
-    train(state, episodes, watched, options, work / CHECKPOINT, stopped, quiet)
+    checkpoint = checkpoint_of(out)
+    if resume and not checkpoint.is_file():
+        raise MapError(f'{checkpoint}: missing; there is nothing to resume, start without --resume')
+    if not resume and checkpoint.is_file() and not overwrite:
+        raise MapError(f'{checkpoint.parent}: a training of this map was interrupted; go on with --resume, or start again with --overwrite')
+    bundle = load_map(map_path)
+    with team_of(resolve_device(device)) as team:
+        first = team.rank == 0
+        watch, quiet, where = watch if first else unwatched, quiet or not first, team.device
+
+        def tell(progress: Progress) -> None:
+            if watch(progress) != Wish.GO_ON:
+                raise Interrupted(f'{out}: ended before the training began; there is nothing to keep')
+
+        tell(Progress('read'))
+        training, held_out = frames_of(sources, bundle, options)
+        views = len(training) * (1 + options.augmented) + len(held_out)
+        with progress_bar('encode', views, quiet) as bar:
+            numbers = count(1)
+
+            def encoded() -> None:
+                bar.update()
+                tell(Progress('encode', next(numbers), views))
+
+            encoder = shared_encoder(str(where))
+            episodes = encode(training, encoder, options.augmented, options.seed, where, encoded)
+            watched = encode(held_out, encoder, 0, options.seed, where, encoded)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        state = resumed(checkpoint, bundle, options, team) if resume else begin(bundle, options, episodes, watched, team)
+        train(state, episodes, watched, options, checkpoint, team, watch, quiet)
+    if not first:
+        return None
     state.best.eval().requires_grad_(False)
-    write_log(work, state.log)
+    write_log(checkpoint.parent, state.log)
+    watch(progress_of(state, 'calibrate'))
     factors, errors = calibrate(state.best, bundle.landmarks, held_out, bundle.frame_id, bundle.entry.centre, bundle.entry.extent, where,
                                 not options.rgb_only, Budget(60 * options.minutes * CALIBRATION_SHARE))
     if options.rgb_only:  # what was not trained for was not looked at either
         factors['rgbd'] = bundle.covariance_factors['rgbd']
     record = {**bundle.training, 'finetuned': {
         'from': str(map_path), 'expert_sha256': bundle.entry.sha256, 'sources': [str(getattr(s, 'path', 'frames')) for s in sources],
-        'options': asdict(options), 'steps': state.step, 'best_step': state.best_step, 'held_out_loss': round(state.best_loss, 4),
-        'frames': len(training), 'held_out_frames': len(held_out), 'seconds': round(time.monotonic() - begun, 1), 'held_out': errors}}
+        'options': asdict(options), 'processes': team.size, 'steps': state.step, 'best_step': state.best_step,
+        'held_out_loss': round(state.best_loss, 4), 'frames': len(training), 'held_out_frames': len(held_out),
+        'seconds': round(time.monotonic() - begun, 1), 'held_out': errors}}
     finished = save_map(out, bundle.frame_id, bundle.entry.name, state.best.cpu(), bundle.landmarks, factors, bundle.entry.centre,
                         bundle.entry.extent, record, overwrite)
-    (work / CHECKPOINT).unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     return finished
 
 
@@ -126,62 +127,76 @@ def frames_of(sources: list[FrameSource], bundle: MapBundle, options: Finetuning
     return training, held_out
 
 
-def begin(bundle: MapBundle, options: FinetuningOptions, episodes: Episodes, watched: Episodes, where: torch.device) -> State:
+def begin(bundle: MapBundle, options: FinetuningOptions, episodes: Episodes, watched: Episodes, team: Team) -> State:
     """A fresh state; the number of iterations is fixed here, once, so that resuming does not depend on how fast the machine is then."""
-    state = new_state(bundle, options, where, 1)
+    state = new_state(bundle, options, team, 1)
     iterations = options.iterations
     if not iterations:
-        trial = new_state(bundle, options, where, 1000)
-        one_step(trial, episodes, options)
+        trial = new_state(bundle, options, team, 1000)
+        one_step(trial, episodes, options, team)
         start = time.monotonic()
         for _ in range(MEASURED_STEPS):
-            one_step(trial, episodes, options)
+            one_step(trial, episodes, options, team)
         step = (time.monotonic() - start) / MEASURED_STEPS
         start = time.monotonic()
-        held_out_loss(trial.expert, watched, options)
+        held_out_losses(trial.expert, watched, options)
         iterations = max(1, int(60 * options.minutes / (step + (time.monotonic() - start) / options.check_every)))
-    state.iterations = iterations
+    state.iterations = team.told(iterations)
     return state
 
 
-def new_state(bundle: MapBundle, options: FinetuningOptions, where: torch.device, iterations: int) -> State:
-    expert = copy.deepcopy(bundle.expert).to(where).train().requires_grad_(True)
-    optimiser = torch.optim.AdamW(expert.parameters(), lr=options.learning_rate, weight_decay=0.0)
-    return State(expert, copy.deepcopy(expert), optimiser, torch.tensor(FIRST_ALPHA, dtype=torch.float64, device=where), iterations)
-
-
-def train(state: State, episodes: Episodes, watched: Episodes, options: FinetuningOptions, checkpoint: Path, stopped: Callable[[], bool],
+def train(state: State, episodes: Episodes, watched: Episodes, options: FinetuningOptions, checkpoint: Path, team: Team, watch: Watch,
           quiet: bool) -> None:
-    """Until the iterations are done, nothing got better for long, or somebody stops it."""
-    written = time.monotonic()
+    """Until the iterations are done, nothing got better for long, or somebody ends it. Raises Interrupted where it was left."""
+    written, worked, from_step = -math.inf, 0.0, state.step  # a first checkpoint at once: from here on a training can be resumed
     layout = '{l_bar}{bar}| {elapsed}<{remaining}{postfix}'
     with progress_bar('finetune', state.iterations, quiet, initial=state.step, bar_format=layout) as bar:
         while True:
+            begun = time.monotonic()
             due = state.step % options.check_every == 0 or state.step == state.iterations
             if due and (not state.log or state.log[-1]['step'] < state.step):
                 look(state, watched, options)
                 numbers = {name: value for name, value in state.log[-1].items() if name != 'step'}
                 bar.set_postfix_str(', '.join(f'{name} {value:.2f}' for name, value in numbers.items()), refresh=False)
-            waited = state.step - state.best_step
-            if stopped() or state.step >= state.iterations or waited >= options.patience * options.check_every:
-                break
-            if time.monotonic() - written > options.checkpoint_seconds:
-                save_state(checkpoint, state, options)
+            if team.rank == 0 and time.monotonic() - written > options.checkpoint_seconds:
+                save_state(checkpoint, state, options, team)
                 written = time.monotonic()
-            state.recent.append(one_step(state, episodes, options))
+            worked += time.monotonic() - begun
+            each = worked / (state.step - from_step) if state.step > from_step else math.nan
+            wish = team.told(watch(progress_of(state, 'train', each * (state.iterations - state.step))))
+            waited = state.step - state.best_step
+            if wish != Wish.GO_ON or state.step >= state.iterations or waited >= options.patience * options.check_every:
+                break
+            begun = time.monotonic()
+            state.recent.append(one_step(state, episodes, options, team))
+            worked += time.monotonic() - begun
             bar.update()
-    save_state(checkpoint, state, options)
+    if team.rank == 0:
+        save_state(checkpoint, state, options, team)
+    if wish == Wish.LEAVE:
+        raise Interrupted(f'{checkpoint.parent}: left at step {state.step} of {state.iterations}; go on with --resume')
 
 
-def one_step(state: State, episodes: Episodes, options: FinetuningOptions) -> dict[str, float]:
-    """A batch forward, backward, and the weights moved."""
+def progress_of(state: State, stage: str, seconds_left: float = math.nan) -> Progress:
+    """What is known at this step."""
+    newest = state.log[-1] if state.log else {}
+    means = means_of(state.recent) or newest
+    held_out = {name: newest.get(name, math.nan) for name in ('held_out', 'held_out_cm', 'held_out_deg')}
+    return Progress(stage, state.step, state.iterations, seconds_left, means.get('loss', math.nan), means.get('entropy_bits', math.nan),
+                    **held_out, best_loss=state.best_loss, best_step=state.best_step)
+
+
+def one_step(state: State, episodes: Episodes, options: FinetuningOptions, team: Team) -> dict[str, float]:
+    """A batch forward, backward, and the weights moved. Of several processes each has its part of one large batch."""
     # From the seed and the step alone: there is no state of a generator to keep.
     generator = torch.Generator().manual_seed(1_000_003 * options.seed + state.step)
-    batch = episodes.some(torch.randint(len(episodes), (options.batch,), generator=generator))
-    draws_BPK3 = torch.rand(options.batch, 1, options.hypotheses, 3, dtype=torch.float64, generator=generator)
-    cells, weights_BN = predict(state.expert, batch, options)
+    images, mine = options.batch * team.size, slice(options.batch * team.rank, options.batch * (team.rank + 1))
+    batch = episodes.some(torch.randint(len(episodes), (images,), generator=generator)[mine])
+    draws_BPK3 = torch.rand(images, 1, options.hypotheses, 3, dtype=torch.float64, generator=generator)[mine]
+    cells, weights_BN = predict(state.model, batch, options)
     pools = solve_pools(cells, weights_BN, draws_BPK3.to(weights_BN.device), batch.map_from_camera_V44, ESTIMATOR, options.cut_off)
-    state.alpha = followed_alpha(state.alpha, pools.scores_BPK, pools.valid_BPK, options.bits, ALPHA_RATE)
+    scores_BPK, valid_BPK = team.gathered(pools.scores_BPK), team.gathered(pools.valid_BPK)
+    state.alpha = followed_alpha(state.alpha, scores_BPK, valid_BPK, options.bits, ALPHA_RATE)
     expectation = expected_loss(pools.scores_BPK, pools.losses_BPK, pools.valid_BPK, state.alpha, EMPTY_LOSS)
     loss = over_draws(expectation, pools.log_likelihoods_BPK).mean()
     for group in state.optimiser.param_groups:
@@ -191,11 +206,11 @@ def one_step(state: State, episodes: Episodes, options: FinetuningOptions) -> di
     torch.nn.utils.clip_grad_norm_(state.expert.parameters(), MAX_GRADIENT, error_if_nonfinite=True)
     state.optimiser.step()
     state.step += 1
-    values = {'loss': loss, 'entropy_bits': expectation.entropy_bits.mean(), 'sound': pools.sound_BPK.double().mean()}
-    return {name: value.item() for name, value in values.items()}
+    values = torch.stack([loss.detach(), expectation.entropy_bits.mean(), pools.sound_BPK.double().mean()])
+    return dict(zip(('loss', 'entropy_bits', 'sound'), team.gathered(values[None]).mean(0).tolist()))
 
 
-def predict(expert: Expert, batch: Episodes, options: FinetuningOptions) -> tuple[Correspondences, Tensor]:
+def predict(expert: nn.Module, batch: Episodes, options: FinetuningOptions) -> tuple[Correspondences, Tensor]:
     """The cells of a batch as a problem, and the weights to draw them by."""
     points_BN3, scales_BN, _ = expert(batch.features_VNC.float())
     depths_BN = None if options.rgb_only else batch.depths_VN
@@ -204,60 +219,37 @@ def predict(expert: Expert, batch: Episodes, options: FinetuningOptions) -> tupl
 
 
 @torch.no_grad()
-def held_out_loss(expert: Expert, watched: Episodes, options: FinetuningOptions) -> float:
-    """Mean pose loss of the cells as the localizer solves them, with the same random numbers each time."""
-    losses = []
+def held_out_losses(expert: Expert, watched: Episodes, options: FinetuningOptions) -> dict[str, float]:
+    """Of the cells as the localizer solves them, with the same random numbers each time: mean pose loss, and the medians of what it is
+    made of."""
+    losses, distances, angles = [], [], []
     for first in range(0, len(watched), options.batch):
         batch = watched.some(torch.arange(first, min(first + options.batch, len(watched))))
         cells, weights_BN = predict(expert, batch, options)
         sets = ESTIMATOR.hypotheses_rgb if options.rgb_only else ESTIMATOR.hypotheses_rgbd
         draws_BK3 = uniform_draws(range(first, first + len(batch)), sets, weights_BN.device)
         found = estimate(searched_by_angle(cells, ESTIMATOR), weights_BN, draws_BK3, ESTIMATOR)
-        poses_B44 = finished_by_angle(cells, found, ESTIMATOR).camera_from_map_B44
-        losses.append(pose_loss(se3.inverse(poses_B44)[:, None], batch.map_from_camera_V44, cut_off=options.cut_off))
-    return float(torch.cat(losses).mean())
+        poses_B44 = se3.inverse(finished_by_angle(cells, found, ESTIMATOR).camera_from_map_B44)
+        truths_B44 = batch.map_from_camera_V44
+        losses.append(pose_loss(poses_B44[:, None], truths_B44, cut_off=options.cut_off))
+        distances.append((poses_B44 - truths_B44)[:, :3, 3].norm(dim=-1))
+        angles.append(se3.rotation_angle(truths_B44[:, :3, :3].mT @ poses_B44[:, :3, :3]))
+    return {'held_out': torch.cat(losses).mean().item(), 'held_out_cm': 100 * torch.cat(distances).median().item(),
+            'held_out_deg': math.degrees(torch.cat(angles).median().item())}
 
 
 def look(state: State, watched: Episodes, options: FinetuningOptions) -> None:
     """Compare with the best state so far on the held-out frames."""
-    loss = held_out_loss(state.expert, watched, options)
-    means = {name: sum(step[name] for step in state.recent) / len(state.recent) for name in (state.recent[0] if state.recent else ())}
+    found = held_out_losses(state.expert, watched, options)
+    state.log.append({'step': state.step, **found, **means_of(state.recent)})
     state.recent.clear()
-    state.log.append({'step': state.step, 'held_out': loss, **means})
-    if loss < state.best_loss:
-        state.best_loss, state.best_step = loss, state.step
+    if found['held_out'] < state.best_loss:
+        state.best_loss, state.best_step = found['held_out'], state.step
         state.best.load_state_dict(state.expert.state_dict())
 
 
-def save_state(path: Path, state: State, options: FinetuningOptions) -> None:
-    tensors = {f'{name}.{key}': value for name, module in (('expert', state.expert), ('best', state.best))
-               for key, value in module.state_dict().items()}
-    tensors |= {f'optimiser.{index}.{key}': value for index, values in state.optimiser.state_dict()['state'].items()
-                for key, value in values.items()}
-    numbers = {name: getattr(state, name) for name in NUMBERS}
-    save_checkpoint(path, tensors | {'alpha': state.alpha.reshape(1)}, {**numbers, 'options': asdict(options)})
-
-
-def resumed(path: Path, bundle: MapBundle, options: FinetuningOptions, where: torch.device) -> State:
-    """The state of a checkpoint. Raises MapError where it was made with other options."""
-    tensors, values = load_checkpoint(path)
-    other = [name for name, value in asdict(options).items() if values['options'].get(name) != value and name not in FREE]
-    if other:
-        raise MapError(f'{path}: made with {other[0]}={values["options"].get(other[0])!r}, now {asdict(options)[other[0]]!r}; '
-                       'resume with the same options, or start again with --overwrite')
-    state = new_state(bundle, options, where, values['iterations'])
-    for name, module in (('expert', state.expert), ('best', state.best)):
-        module.load_state_dict({key.removeprefix(f'{name}.'): value for key, value in tensors.items() if key.startswith(f'{name}.')})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith('optimiser.'):
-            _, index, name = key.split('.')
-            moments.setdefault(int(index), {})[name] = value
-    state.optimiser.load_state_dict({'state': moments, 'param_groups': state.optimiser.state_dict()['param_groups']})
-    state.alpha = tensors['alpha'].to(where)[0]
-    for name in NUMBERS:
-        setattr(state, name, values[name])
-    return state
+def means_of(steps: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(step[name] for step in steps) / len(steps) for name in (steps[0] if steps else ())}
 
 
 def write_log(folder: Path, log: list[dict[str, float]]) -> None:

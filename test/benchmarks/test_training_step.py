@@ -19,6 +19,12 @@ def test_a_timed_step_has_a_gradient(modality: str) -> None:
     assert took.sound > 0.5
 
 
+def test_what_is_not_refined_on_has_less_of_a_gradient() -> None:
+    problem, truth = fullest(problem_set('iid'), '1 cm 20%', 'rgb')
+    shares = [(timed(problem, truth, 8, 1, most).gradient != 0).any(-1).double().mean() for most in (100, 10_000)]
+    assert shares[0] < 0.3 < 0.8 < shares[1]
+
+
 def test_a_batch_repeats_the_image() -> None:
     problem, truth = fullest(problem_set('iid'), '1 cm 20%', 'rgbd')
     batch = repeated(problem, 3)

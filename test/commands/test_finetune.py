@@ -30,8 +30,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return SimpleNamespace(warnings={'no_pose': 3}, details={})
 
     def train(path: str, sources: list[Any], out: str, options: FinetuningOptions, device: str, overwrite: bool, resume: bool,
-              stopped: Any) -> Any:
-        seen.update(map=path, sources=sources, out=out, options=options, device=device, overwrite=overwrite, resume=resume)
+              watch: Any, quiet: bool) -> Any:
+        seen.update(quiet=quiet, map=path, sources=sources, out=out, options=options, device=device, overwrite=overwrite, resume=resume)
         return SimpleNamespace(training={'finetuned': seen['record']})
 
     monkeypatch.setattr(opening, 'source_from', source)

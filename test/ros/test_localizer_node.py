@@ -28,8 +28,8 @@ from dsac_ros.msg import LocalizationStatus  # noqa: E402
 from dsac_ros.records import Frame  # noqa: E402
 from dsac_ros.ros import sensor_messages  # noqa: E402
 from dsac_ros.ros.live_replay import Player  # noqa: E402
-from dsac_ros.ros.localizer_node import spin  # noqa: E402
 from dsac_ros.ros.messages import matrix_from_pose  # noqa: E402
+from dsac_ros.ros.running import spin  # noqa: E402
 from dsac_ros.tracking.state import State  # noqa: E402
 from dsac_ros.tracking.tracker import Tracker  # noqa: E402
 

@@ -38,13 +38,15 @@ def node_with(context: Context, **values: Any) -> Node:
     return Node('some_node', context=context, parameter_overrides=overrides)
 
 
-def test_the_shipped_file_is_generated() -> None:
-    assert FILE.read_text() == parameters.parameter_file('localizer', parameters.GROUPS['localizer']), \
-        'run: python -m dsac_ros.ros.parameters localizer > config/localize.yaml'
+@pytest.mark.parametrize('node_name', parameters.GROUPS)
+def test_the_shipped_file_is_generated(node_name: str) -> None:
+    file = FILE.with_stem(parameters.FILES[node_name])
+    assert file.read_text() == parameters.parameter_file(node_name, parameters.GROUPS[node_name]), \
+        f'run: python -m dsac_ros.ros.parameters {node_name} > config/{file.name}'
 
 
 def test_the_reference_is_generated() -> None:
-    assert (FILE.parents[1] / 'docs' / 'parameters.md').read_text() == parameters.reference('localizer', parameters.GROUPS['localizer']), \
+    assert (FILE.parents[1] / 'docs' / 'parameters.md').read_text() == parameters.references(), \
         'run: python -m dsac_ros.ros.parameters docs > docs/parameters.md'
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import signal
 import subprocess
@@ -15,12 +16,15 @@ import rooms
 import torch
 
 from dsac_ros.config import FinetuningOptions
-from dsac_ros.errors import DataError, MapError
+from dsac_ros.errors import DataError, Interrupted, MapError
 from dsac_ros.maps.bundle import MapBundle, load_map
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.training import finetuning
 from dsac_ros.training.episodes import encode
-from dsac_ros.training.finetuning import CHECKPOINT, finetune, new_state, one_step, predict
+from dsac_ros.training.finetuning import finetune, one_step, predict
+from dsac_ros.training.state import CHECKPOINT, new_state
+from dsac_ros.training.team import Team
+from dsac_ros.training.watching import Progress, Wish
 
 OPTIONS = FinetuningOptions(iterations=6, batch=2, hypotheses=32, bits=3.0, augmented=0, check_every=3, held_out_share=0.25,
                             checkpoint_seconds=0.1)
@@ -133,9 +137,38 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) 
 
 
 def test_stopping_early_keeps_the_best_state(tmp_path: Path) -> None:
-    asked = iter([False] * 4 + [True] * 9)
-    bundle = tuned(tmp_path / 'm.dsacmap', stopped=lambda: next(asked))
-    assert bundle.training['finetuned']['steps'] == 4
+    bundle = tuned(tmp_path / 'm.dsacmap', watch=lambda told: Wish.FINISH if told.step == 4 and told.stage == 'train' else Wish.GO_ON)
+    assert bundle.training['finetuned']['steps'] == 4 and not (tmp_path / 'm.dsacmap.finetuning' / CHECKPOINT).exists()
+
+
+def test_leaving_keeps_a_checkpoint_of_that_very_step(tmp_path: Path) -> None:
+    out = tmp_path / 'm.dsacmap'
+    rare = replace(OPTIONS, checkpoint_seconds=3600.0)
+    with pytest.raises(Interrupted, match='step 4 of 6.*--resume'):
+        tuned(out, rare, watch=lambda told: Wish.LEAVE if told.step == 4 and told.stage == 'train' else Wish.GO_ON)
+    told: list[Progress] = []
+    resumed = tuned(out, rare, resume=True, watch=lambda progress: told.append(progress) or Wish.GO_ON)
+    assert [progress.step for progress in told if progress.stage == 'train'] == [4, 5, 6]
+    assert same(tuned(tmp_path / 'alone.dsacmap'), resumed)
+
+
+@pytest.mark.parametrize('wish', [Wish.FINISH, Wish.LEAVE])
+def test_ended_before_it_trains_it_leaves_nothing(tmp_path: Path, wish: Wish) -> None:
+    with pytest.raises(Interrupted, match='nothing to keep'):
+        tuned(tmp_path / 'm.dsacmap', watch=lambda told: wish if (told.stage, told.step) == ('encode', 3) else Wish.GO_ON)
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_watches_is_told_every_stage(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    bundle = tuned(tmp_path / 'm.dsacmap', watch=lambda progress: told.append(progress) or Wish.GO_ON)
+    assert list(dict.fromkeys(progress.stage for progress in told)) == ['read', 'encode', 'train', 'calibrate']
+    assert [p.step for p in told if p.stage == 'encode'] == list(range(1, rooms.FRAMES + 1)) and told[1].steps == rooms.FRAMES
+    steps = [progress for progress in told if progress.stage == 'train']
+    assert [p.step for p in steps] == list(range(7)) and {p.steps for p in steps} == {6}
+    assert math.isnan(steps[0].loss) and all(math.isfinite(p.loss) and p.entropy_bits > 0 for p in steps[1:])
+    assert steps[-1].seconds_left == 0 < steps[1].seconds_left and math.isfinite(told[-1].held_out_cm + told[-1].held_out_deg)
+    assert told[-1].best_loss == pytest.approx(bundle.training['finetuned']['held_out_loss'], abs=1e-4)
 
 
 def test_guidance_learns_by_what_is_drawn_and_only_if_asked() -> None:
@@ -145,8 +178,8 @@ def test_guidance_learns_by_what_is_drawn_and_only_if_asked() -> None:
     moved = {}
     for guided in (True, False):
         options = replace(OPTIONS, guidance=guided)
-        state = new_state(rooms.tiny_map()[1], options, CPU, 10)
-        one_step(state, episodes, options)
+        state = new_state(rooms.tiny_map()[1], options, Team(), 10)
+        one_step(state, episodes, options, Team())
         moved[guided] = state.expert.last.weight.grad[-1].abs().max().item()
     assert moved[False] == 0 and moved[True] > 0
     with torch.no_grad():

@@ -1,0 +1,82 @@
+"""The life of a node's process: arguments, spinning, signals, exit code. Alike for every node."""
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import rclpy
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+
+from dsac_ros.errors import ConfigError, DsacError
+from dsac_ros.ros.complaints import Complaints
+
+WAKE_S = 0.5
+
+
+class Ending(Protocol):
+    """A node that can be ended: False where something of it still runs."""
+
+    def end(self) -> bool: ...
+
+
+N = TypeVar('N', bound=Ending)
+
+
+def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments: list[str] | None = None) -> int:
+    """Make a node, start it and run until SIGINT or SIGTERM (0), or say in one line why it cannot (1)."""
+    node, code = None, 0
+    try:
+        _init(arguments)
+        node = make()
+        if start(node):
+            spin(node)
+        else:
+            code = 1
+    except KeyboardInterrupt:
+        pass
+    except (DsacError, ParameterException) as error:
+        print(f'{name}: {error}', file=sys.stderr)
+        code = 1
+    finally:
+        # An impatient second Ctrl-C must not turn an orderly end into a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ended = node is None or node.end()
+        rclpy.try_shutdown()
+    if not ended:
+        # A thread that is still in torch when the interpreter goes makes the process abort (exit code 134).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _init(arguments: list[str] | None) -> None:
+    try:
+        rclpy.init(args=arguments)
+    except RuntimeError as error:  # rcl's own error, for arguments or parameter files that it cannot read
+        raise ConfigError(str(error)) from error
+
+
+def spin(node: Node) -> None:
+    """Run the node's callbacks until its context ends.
+
+    rclpy's signal handler wakes the executor before a thread of its own ends the context. An executor that was quick to wait again would
+    then sleep until the next message, so this one wakes by itself. What a callback raises is said and ends nothing.
+    """
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    complaints = Complaints(node.get_logger().error)
+    while node.context.ok():
+        try:
+            executor.spin_once(WAKE_S)
+        except ExternalShutdownException:
+            return
+        except Exception as error:
+            if node.context.ok():
+                complaints.say(f'internal_error {type(error).__name__}', traceback.format_exc())

@@ -1,0 +1,57 @@
+"""Several processes that train one map, started by torchrun: what they share goes through torch.distributed."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among `size`. The first one, rank 0, writes and tells; all of them hold the same weights after every step."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device('cpu')
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """The module, whose gradients are then the mean over all processes."""
+        return module if self.size == 1 else DistributedDataParallel(module, broadcast_buffers=False)
+
+    def gathered(self, tensor_B: Tensor) -> Tensor:
+        """The same tensor of every process, one after the other along the first dimension; without gradient."""
+        if self.size == 1:
+            return tensor_B
+        parts = [torch.empty_like(tensor_B) for _ in range(self.size)]
+        dist.all_gather(parts, tensor_B.detach().contiguous())
+        return torch.cat(parts)
+
+    def told(self, value: int) -> int:
+        """What the first process says."""
+        if self.size == 1:
+            return value
+        said = torch.tensor(value, device=self.device)
+        dist.broadcast(said, 0)
+        return int(said)
+
+
+@contextmanager
+def team_of(device: torch.device) -> Iterator[Team]:
+    """The processes that torchrun has started, each with a GPU of its own where they are on GPUs; else this one alone."""
+    if not dist.is_torchelastic_launched():
+        yield Team(device=device)
+        return
+    if device.type == 'cuda':
+        device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
+        torch.cuda.set_device(device)
+    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    try:
+        yield Team(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
