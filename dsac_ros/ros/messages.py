@@ -29,13 +29,17 @@ def matrix_from_pose(pose: Pose) -> np.ndarray:
     return matrix_from(np.array([position.x, position.y, position.z]), np.array([q.x, q.y, q.z, q.w]))
 
 
+def set_pose(pose: Pose, a_from_b: np.ndarray) -> None:
+    """(4, 4) into a geometry_msgs/Pose."""
+    pose.position.x, pose.position.y, pose.position.z = (float(v) for v in a_from_b[:3, 3])
+    q = pose.orientation
+    q.x, q.y, q.z, q.w = quat_xyzw_of(a_from_b).tolist()
+
+
 def pose_message(estimate: Estimate, map_frame: str) -> PoseWithCovarianceStamped:
     """The camera's pose in the map frame, with the image's stamp."""
     message = PoseWithCovarianceStamped(header=Header(stamp=time_message(estimate.stamp_ns), frame_id=map_frame))
-    pose = message.pose.pose
-    pose.position.x, pose.position.y, pose.position.z = (float(v) for v in estimate.map_from_camera[:3, 3])
-    q = pose.orientation
-    q.x, q.y, q.z, q.w = quat_xyzw_of(estimate.map_from_camera).tolist()
+    set_pose(message.pose.pose, estimate.map_from_camera)
     message.pose.covariance = np.ascontiguousarray(estimate.covariance, np.float64).reshape(36)
     return message
 
