@@ -82,6 +82,15 @@ def cell_grid(camera: Camera) -> CellGrid:
                     camera.resized(width, height).fx)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a frame was localised by, kept on the device for who wants to look (dsac_ros.viewing): its keypoints, and its cells where
+    they were asked."""
+
+    view: View | None
+    cells: Correspondences | None = None
+
+
 class Stopwatch:
     """Milliseconds of the stages of a frame."""
 
@@ -114,6 +123,7 @@ class Localizer:
         self.positioning = None
         if bundle.landmarks and estimator.landmarks:
             self.positioning = Positioning(bundle.landmarks, self.device, estimator, bundle.covariance_factors['landmarks'])
+        self.seen = Seen(None)  # of the last frame
         # Beside the encoder: OpenCV and torch both release the interpreter.
         self._landmark_thread = ThreadPoolExecutor(1, 'landmarks')
 
@@ -142,6 +152,7 @@ class Localizer:
         view = self._landmark_thread.submit(self.positioning.look, frame) if self.positioning else None
         if view is not None and guess is not None:
             tracked = self._track(frame, view.result(), guess, watch)
+            self.seen = Seen(view.result())
             if tracked.verdict.accepted and tracked.landmarks >= guess.min_landmarks:
                 return tracked
         anywhere = None if view is None else self._landmark_thread.submit(self.positioning.anywhere, view)
@@ -177,6 +188,7 @@ class Localizer:
             support = [torch.where(near.enough, a, s) for a, s in zip(across[:3], support)] + [support[3]]
         evidence = self._evidence(pose_44, hessian_66, *support, landmarks, margin)
         watch.lap('evidence')
+        self.seen = Seen(None if view is None else view.result(), cells)
         return self._answer(frame, modality, evidence, watch)
 
     def _track(self, frame: Frame, view: View, guess: Guess, watch: Stopwatch) -> Estimate:

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dsac_ros.config import FinetunerOptions, FinetuningOptions, NodeOptions, SourceOptions
 from dsac_ros.evaluation.options import EvaluationOptions
@@ -43,6 +45,43 @@ def test_arguments_of_finetune_are_parameters_of_the_node() -> None:
     assert {'map', 'bags', 'out'} <= {ast.literal_eval(name) for name, _, _ in rows}
 
 
+def test_arguments_of_localize_are_few_and_safe() -> None:
+    source = (ROOT / 'launch/localize.launch.py').read_text()
+    names = re.findall(r"DeclareLaunchArgument\('(\w+)', default_value='?(\w*)", source)
+    assert len(names) + len(table(ROOT / 'launch/localize.launch.py', 'PARAMETERS')) <= 15
+    assert dict(names)['use_sim_time'] == dict(names)['respawn'] == dict(names)['rviz'] == 'false'
+
+
+CAMERAS = ('realsense', 'orbbec', 'usb_camera')
+
+
+@pytest.mark.parametrize('name', CAMERAS)
+def test_topics_of_a_camera_are_arguments_of_localize(name: str) -> None:
+    known = {ast.literal_eval(row[0]): ast.literal_eval(row[2]) for row in table(ROOT / 'launch/localize.launch.py', 'PARAMETERS')}
+    module: dict[str, object] = {}
+    for node in ast.parse((ROOT / f'launch/{name}.launch.py').read_text()).body:
+        if isinstance(node, ast.Assign):
+            exec(compile(ast.Module([node], []), name, 'exec'), module)
+    topics = module['TOPICS']
+    assert isinstance(topics, dict) and set(topics) <= set(known)
+    assert all(value.startswith('/') for argument, value in topics.items() if argument.endswith('_topic')), 'whatever the namespace'
+    assert 'depth_topic' in topics or topics['modality'] == 'rgb'
+
+
+def test_what_rviz_shows_is_published() -> None:
+    """Topics of config/localize.rviz, their types and durability, against the publishers of the node; and all follow the namespace."""
+    rviz = yaml.safe_load((ROOT / 'config/localize.rviz').read_text())['Visualization Manager']
+    shown = {display['Topic']['Value']: display for display in rviz['Displays'] if 'Topic' in display}
+    source = (ROOT / 'dsac_ros/ros/pictures.py').read_text()
+    made = {f'/localizer/{name}': kind for kind, name in re.findall(r"create_publisher\((\w+), '~/(\w+)'", source)}
+    assert set(shown) == {*made, '/pose'}
+    for topic, display in shown.items():
+        assert display['Class'].split('/')[1] == made.get(topic, 'PoseWithCovariance')
+        assert (display['Topic']['Durability Policy'] == 'Transient Local') == (topic == '/localizer/map_points')
+    follows = ast.literal_eval(re.search(r'SHOWN = (\(.*?\))\n', (ROOT / 'launch/localize.launch.py').read_text(), re.S)[1])
+    assert {topic.lstrip('/') for topic in shown} <= set(follows)
+
+
 def test_flags_of_evaluate_are_flags_of_the_command() -> None:
     known = {option.name for option in fields(EvaluationOptions)} | {'out', 'split'}
     assert {ast.literal_eval(name) for name, _ in table(ROOT / 'launch/evaluate.launch.py', 'FLAGS')} <= known
@@ -58,7 +97,7 @@ def describe(path: Path):
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
 def test_every_argument_is_described(path: Path) -> None:
     arguments = describe(path).get_launch_arguments()
-    assert len(arguments) >= 5
+    assert len(arguments) >= 2
     for argument in arguments:
         assert argument.description and argument.description != 'no description given', argument.name
 
@@ -106,9 +145,9 @@ print('exit codes', codes)
 '''
 
 
-def launched(path: Path, folder: Path, *arguments: str) -> str:
+def launched(path: Path, folder: Path, *arguments: str, program: str = RUN) -> str:
     pytest.importorskip('launch_ros')
-    done = subprocess.run([sys.executable, '-c', RUN, str(path), *arguments], cwd=folder, text=True, timeout=120,
+    done = subprocess.run([sys.executable, '-c', program, str(path), *arguments], cwd=folder, text=True, timeout=120,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {'ROS_LOG_DIR': str(folder)})
     return done.stdout
 
@@ -116,7 +155,7 @@ def launched(path: Path, folder: Path, *arguments: str) -> str:
 @pytest.mark.ros
 def test_launch_really_starts_the_node(tmp_path: Path) -> None:
     """The executable is found, and the arguments reach it: it refuses the very map that it was given."""
-    out = launched(ROOT / 'launch/localize.launch.py', tmp_path, 'map:=/no/such.dsacmap', 'image_compressed:=true', 'namespace:=front',
+    out = launched(ROOT / 'launch/localize.launch.py', tmp_path, 'map:=/no/such.dsacmap', 'autostart:=true', 'namespace:=front',
                    'use_sim_time:=true', 'log_level:=warn')
     assert '/no/such.dsacmap' in out and 'exit codes [1]' in out, out
 
@@ -125,6 +164,22 @@ def test_launch_really_starts_the_node(tmp_path: Path) -> None:
 def test_launch_really_starts_the_finetuner(tmp_path: Path) -> None:
     out = launched(ROOT / 'launch/finetune.launch.py', tmp_path, 'map:=/no/such.dsacmap', 'bags:=[/no/such/bag]', 'nice:=20')
     assert 'parameter.nice' in out and 'exit codes [1]' in out, out
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize('name', CAMERAS)
+def test_a_camera_without_its_driver_is_the_localizer(name: str, tmp_path: Path) -> None:
+    """The driver runs already; what is no argument of the camera's file goes through to localize.launch.py."""
+    out = launched(ROOT / f'launch/{name}.launch.py', tmp_path, 'map:=/no/such.dsacmap', 'driver:=false', 'log_level:=warn')
+    assert '/no/such.dsacmap' in out and 'exit codes [1]' in out and 'Traceback' not in out, out
+
+
+@pytest.mark.ros
+def test_a_node_that_has_ended_is_started_again(tmp_path: Path) -> None:
+    pytest.importorskip('launch_ros')
+    again = RUN.replace('return [Shutdown()]', 'return [Shutdown()] if len(codes) == 2 else []')
+    out = launched(ROOT / 'launch/localize.launch.py', tmp_path, 'map:=/no/such.dsacmap', 'respawn:=true', program=again)
+    assert 'exit codes [1, 1]' in out, out
 
 
 @pytest.mark.ros

@@ -12,8 +12,8 @@ import numpy as np
 
 from dsac_ros.data.transforms import rigid_inverse
 from dsac_ros.errors import DataError
-from dsac_ros.geometry.camera import normalised
-from dsac_ros.records import Camera, Frame
+from dsac_ros.geometry.camera import normalised, pixels_of
+from dsac_ros.records import Frame
 
 SCALES = (0.001, 1000.0, 0.2, 5.0, 0.1, 10.0)  # mm and m taken for each other; TUM's 1/5000; tenths of a mm
 DEPTH_TOLERANCE = 0.03  # share of the depth: sensor noise, undistorted warping and pose errors of a centimetre stay below
@@ -106,7 +106,7 @@ def _depth_agreement(first: Frame, second: Frame, second_from_first: np.ndarray,
     if not ahead.any():
         return 0.0
     pixels = np.full((z.size, 2), -1.0)
-    pixels[ahead] = _project(points[ahead], second.camera)
+    pixels[ahead] = pixels_of(second.camera, points[ahead])
     u, v = np.rint(pixels).astype(np.int64).T
     inside = ahead & (u >= 0) & (v >= 0) & (u < second.camera.width) & (v < second.camera.height)
     measured = np.zeros(z.size)
@@ -115,21 +115,6 @@ def _depth_agreement(first: Frame, second: Frame, second_from_first: np.ndarray,
     tested = ~inside | (measured > 0)
     agree = inside & (measured > 0) & (np.abs(measured - points[:, 2]) < DEPTH_TOLERANCE * np.maximum(measured, 0.3))
     return float(agree.sum() / max(1, tested.sum()))
-
-
-def _project(points: np.ndarray, camera: Camera) -> np.ndarray:
-    """(N, 3) in front of the camera -> (N, 2) pixels with distortion; -1e6 far outside the view, where polynomials fold back."""
-    plane = points[:, :2] / points[:, 2:]
-    limit = np.abs(normalised(camera, np.array([[0.0, 0.0], [camera.width - 1.0, camera.height - 1.0]]))).max() * 1.2
-    clipped = np.column_stack([np.clip(plane, -limit, limit), np.ones(len(points))])
-    d = np.array(camera.distortion, np.float64)
-    if camera.distortion_model == 'equidistant':
-        pixels = cv2.fisheye.projectPoints(clipped[:, None], np.zeros(3), np.zeros(3), camera.matrix(), d)[0]
-    else:
-        pixels = cv2.projectPoints(clipped, np.zeros(3), np.zeros(3), camera.matrix(), d if d.size else None)[0]
-    pixels = pixels.reshape(-1, 2)
-    pixels[(np.abs(plane) > limit).any(1)] = -1e6
-    return pixels
 
 
 def _epipolar_agreement(first: Frame, second: Frame, second_from_first: np.ndarray, scale: float) -> float:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from itertools import islice
 from typing import Callable, Iterator, Protocol
 
@@ -23,6 +24,15 @@ class FrameLocalizer(Protocol):
     def localize(self, frame: Frame, modality: str) -> Estimate: ...
 
     def warm_up(self, camera: Camera, modality: str) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Replayed:
+    """A frame, what the localizer says of it (None: it could not be read), and its result."""
+
+    frame: Frame
+    estimate: Estimate | None
+    result: FrameResult
 
 
 class ThinnedSource:
@@ -55,7 +65,18 @@ def replay_offline(localizer: FrameLocalizer, source: FrameSource, modality: str
     yields no frame. An answer is a pose that its verdict accepts; what the node would publish of these is told beside it. A damaged frame
     is a result without an answer; one without depth is left to the localizer, as in the node.
     """
-    results: list[FrameResult] = []
+    results = []
+    for replayed in replay(localizer, source, modality, state):
+        results.append(replayed.result)
+        if progress:
+            progress(len(results), len(source))
+    if not results:
+        raise no_frames(source)
+    return results
+
+
+def replay(localizer: FrameLocalizer, source: FrameSource, modality: str, state: StateOptions = StateOptions()) -> Iterator[Replayed]:
+    """The same, one frame at a time, with the frame itself."""
     machine = StateMachine(state)
     warm: set[Camera] = set()
     for frame in source:
@@ -63,12 +84,7 @@ def replay_offline(localizer: FrameLocalizer, source: FrameSource, modality: str
             # Else the first frame would pay for compilation and memory, which the node pays when it is configured.
             localizer.warm_up(frame.camera, modality)
             warm.add(frame.camera)
-        results.append(_localise(localizer, machine, frame, modality))
-        if progress:
-            progress(len(results), len(source))
-    if not results:
-        raise no_frames(source)
-    return results
+        yield _localise(localizer, machine, frame, modality)
 
 
 def no_frames(source: FrameSource) -> DataError:
@@ -85,10 +101,11 @@ def choose_modality(source: FrameSource, wanted: str) -> str:
     return 'rgbd' if first is not None and first.depth is not None else 'rgb'
 
 
-def _localise(localizer: FrameLocalizer, machine: StateMachine, frame: Frame, modality: str) -> FrameResult:
+def _localise(localizer: FrameLocalizer, machine: StateMachine, frame: Frame, modality: str) -> Replayed:
     start = time.perf_counter()
     try:
         estimate = localizer.localize(frame, modality)
     except (DataError, DecodeError):
-        return without_answer(frame, modality, 'bad_frame', state=machine.refuse(frame.stamp_ns).name)
-    return from_estimate(frame, estimate, machine.decide(estimate, frame.odom_from_camera), (time.perf_counter() - start) * 1e3)
+        return Replayed(frame, None, without_answer(frame, modality, 'bad_frame', state=machine.refuse(frame.stamp_ns).name))
+    taken_ms = (time.perf_counter() - start) * 1e3
+    return Replayed(frame, estimate, from_estimate(frame, estimate, machine.decide(estimate, frame.odom_from_camera), taken_ms))

@@ -10,6 +10,8 @@ from typing import Any, Iterable, Mapping, Sequence
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from dsac_ros.data.transforms import matrix_from
+from dsac_ros.errors import DataError
 from dsac_ros.evaluation.metrics import errors_of, nees
 from dsac_ros.evaluation.records import FrameResult
 
@@ -36,6 +38,15 @@ def pose_values(map_from_camera: np.ndarray) -> list[float]:
 def write_per_frame(path: Path, results: Sequence[FrameResult]) -> None:
     """per_frame.csv: one line a frame, PER_FRAME_COLUMNS, nothing that the clock said. Empty cells: not known."""
     _write_csv(path, PER_FRAME_COLUMNS, (_per_frame_row(r) for r in results))
+
+
+def read_per_frame(path: Path) -> list[FrameResult]:
+    """What write_per_frame wrote, with the poses, the covariance and the evidence. Raises DataError where it is damaged."""
+    try:
+        with path.open(newline='', encoding='utf-8') as file:
+            return [_result_of(row) for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise DataError(f'{path}: is no per_frame.csv of an evaluation: {error}') from error
 
 
 def write_timing(path: Path, results: Sequence[FrameResult]) -> None:
@@ -68,6 +79,29 @@ def _per_frame_row(r: FrameResult) -> list[Any]:
                *([None] * 21 if r.covariance is None else r.covariance[np.triu_indices(6)])]
     return [r.stamp_ns, r.name, r.modality, int(r.answered), _cell(r.published), r.state, ';'.join(r.reasons), r.expert,
             *map(_cell, numbers)]
+
+
+def _result_of(row: Mapping[str, str]) -> FrameResult:
+    def numbers(*names: str) -> np.ndarray | None:
+        return np.array([float(row[name]) for name in names]) if row[names[0]] else None
+
+    def pose(prefix: str) -> np.ndarray | None:
+        values = numbers(*(f'{prefix}_{c}' for c in POSE_COLUMNS))
+        return None if values is None else matrix_from(values[:3], values[3:])
+
+    def number(name: str) -> float | None:
+        return float(row[name]) if row[name] else None
+
+    upper, covariance = numbers(*(name for name in PER_FRAME_COLUMNS if name.startswith('cov_'))), None
+    if upper is not None:
+        covariance = np.zeros((6, 6))
+        covariance[np.triu_indices(6)] = upper
+        covariance += np.triu(covariance, 1).T
+    tracked, published = number('tracked'), number('published')
+    return FrameResult(
+        int(row['stamp_ns']), row['name'], row['answered'] == '1', row['modality'], pose('est'), covariance, pose('ref'), row['state'],
+        tuple(filter(None, row['reasons'].split(';'))), row['expert'], *map(number, ('inliers', 'inlier_ratio', 'spread', 'residual',
+        'landmarks')), tracked=None if tracked is None else bool(tracked), published=None if published is None else bool(published))
 
 
 def _cell(value: float | None) -> str:

@@ -60,6 +60,23 @@ def _fisheye_angle(radius: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     return angle
 
 
+def pixels_of(camera: Camera, points_N3: np.ndarray) -> np.ndarray:
+    """(N, 3) in front of the camera -> (N, 2) pixels with distortion; -1e6 far outside the view, where polynomials fold back."""
+    if not len(points_N3):  # OpenCV raises
+        return np.zeros((0, 2))
+    plane = points_N3[:, :2] / points_N3[:, 2:]
+    limit = np.abs(normalised(camera, np.array([[0.0, 0.0], [camera.width - 1.0, camera.height - 1.0]]))).max() * 1.2
+    clipped = np.column_stack([np.clip(plane, -limit, limit), np.ones(len(plane))])
+    d = np.array(camera.distortion, np.float64)
+    if camera.distortion_model == 'equidistant':
+        pixels = cv2.fisheye.projectPoints(clipped[:, None], np.zeros(3), np.zeros(3), camera.matrix(), d)[0]
+    else:
+        pixels = cv2.projectPoints(clipped, np.zeros(3), np.zeros(3), camera.matrix(), d if d.size else None)[0]
+    pixels = pixels.reshape(-1, 2)
+    pixels[(np.abs(plane) > limit).any(1)] = -1e6
+    return pixels
+
+
 def project(points: Tensor, intrinsics: Tensor, min_depth: float = 0.05) -> Tensor:
     """Pinhole projection of camera-frame points (..., 3) with intrinsics (..., 4) = (fx, fy, cx, cy); depth is clamped at min_depth."""
     z = points[..., 2:].clamp(min=min_depth)

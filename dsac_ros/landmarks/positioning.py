@@ -68,12 +68,16 @@ class Positioning:
         problem = self._problem(points_M3, view.rays_M2[:len(weights_M)], weights_M > 0, view.pixel)
         return problem, weights_M.double()[None]
 
+    def matches(self, view: View, start_44: Tensor, radius: Tensor | float) -> Correspondences:
+        """Keypoints, all of them in their order, with the landmarks that they match near where a start puts these."""
+        found = candidates(self.landmarks, start_44, view.rays_M2)
+        points_M3, matched_M = match(found, view.rays_M2, view.descriptors_MC, view.usable_M, radius, MATCH_RATIO)
+        return self._problem(points_M3, view.rays_M2, matched_M, view.pixel)
+
     def near(self, view: View, start_44: Tensor, radius: Tensor | float) -> ByLandmarks:
         """The pose by keypoints matched near where a start puts the landmarks."""
         options, rays_M2 = self.options, view.rays_M2
-        found = candidates(self.landmarks, start_44, rays_M2)
-        points_M3, matched_M = match(found, rays_M2, view.descriptors_MC, view.usable_M, radius, MATCH_RATIO)
-        problem = self._problem(points_M3, rays_M2, matched_M, view.pixel)
+        problem = self.matches(view, start_44, radius)
         solution = refine_from(problem, start_44[None, None], options, WIDENING, NARROWING)
         inliers, weights_M = solution.inliers_B[0], solution.weights_BN[0]
         # Landmarks on one poster agree on more than one pose; spread over the image they do not.

@@ -161,6 +161,7 @@ class LocalizerNode(LifecycleNode):
 
     def _release(self) -> None:
         loaded, self.tracker = self.tracker is not None, None
+        self.outlets.pictures.forget()
         if loaded:
             from dsac_ros.localizer import release_memory
             release_memory()

@@ -29,6 +29,13 @@ def matrix_from_pose(pose: Pose) -> np.ndarray:
     return matrix_from(np.array([position.x, position.y, position.z]), np.array([q.x, q.y, q.z, q.w]))
 
 
+def set_pose(pose: Pose, a_from_b: np.ndarray) -> None:
+    """(4, 4) into a geometry_msgs/Pose."""
+    pose.position.x, pose.position.y, pose.position.z = (float(v) for v in a_from_b[:3, 3])
+    q = pose.orientation
+    q.x, q.y, q.z, q.w = quat_xyzw_of(a_from_b).tolist()
+
+
 def pose_message(estimate: Estimate, map_frame: str) -> PoseWithCovarianceStamped:
     """The camera's pose in the map frame, with the image's stamp."""
     return stamped_pose(estimate.stamp_ns, map_frame, estimate.map_from_camera, estimate.covariance)
@@ -37,10 +44,7 @@ def pose_message(estimate: Estimate, map_frame: str) -> PoseWithCovarianceStampe
 def stamped_pose(stamp_ns: int, frame: str, frame_from_body: np.ndarray, covariance: np.ndarray) -> PoseWithCovarianceStamped:
     """(4, 4) and (6, 6) in ROS order."""
     message = PoseWithCovarianceStamped(header=Header(stamp=time_message(stamp_ns), frame_id=frame))
-    pose = message.pose.pose
-    pose.position.x, pose.position.y, pose.position.z = (float(v) for v in frame_from_body[:3, 3])
-    q = pose.orientation
-    q.x, q.y, q.z, q.w = quat_xyzw_of(frame_from_body).tolist()
+    set_pose(message.pose.pose, frame_from_body)
     message.pose.covariance = np.ascontiguousarray(covariance, np.float64).reshape(36)
     return message
 

@@ -1,4 +1,4 @@
-"""What the localizer tells: pose, TF of the camera and status; robot.py has the TF of a robot."""
+"""What the localizer tells: pose, TF of the camera, status, and pictures for who looks; robot.py has the TF of a robot."""
 from __future__ import annotations
 
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -10,6 +10,7 @@ from dsac_ros.msg import LocalizationStatus
 from dsac_ros.records import Estimate
 from dsac_ros.ros import messages
 from dsac_ros.ros.frames import tf_broadcaster
+from dsac_ros.ros.pictures import Pictures
 from dsac_ros.tracking.state import Decision, State
 
 
@@ -23,6 +24,7 @@ class Outlets:
         # Latched, so that who comes late sees at once what the node is at.
         self._statuses = node.create_publisher(
             LocalizationStatus, 'status', QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL))
+        self.pictures = Pictures(node)
         self._send_transform = tf_broadcaster(node) if options.tf_mode == 'map_to_camera' else None
 
     def pose(self, estimate: Estimate, map_frame: str) -> None:

@@ -44,6 +44,7 @@ class Worker:
         self._statuses: deque[LocalizationStatus] = deque(maxlen=MAX_STATUSES)
         self._posed_s: float | None = None
         self._closed = False
+        outlets.pictures.use(tracker, self.map_frame)
         self._thread = threading.Thread(target=self._work, name='localize', daemon=True)
         self._thread.start()
 
@@ -81,6 +82,7 @@ class Worker:
         self.restart()
         if self._robot is not None:
             self._robot.use(self.map_frame)
+        self._outlets.pictures.use(tracker, self.map_frame)
 
     def close(self, timeout_s: float) -> bool:
         """End the thread; what it is at is finished first. False where that takes longer than the timeout."""
@@ -145,6 +147,16 @@ class Worker:
         else:
             self._complaints.say('no_pose', f'frame refused: {", ".join(decision.reasons)}')
         self._report(raw, decision, estimate, stages)
+        self._show(frame, estimate, decision)
+
+    def _show(self, frame: Frame, estimate: Estimate, decision: Decision) -> None:
+        try:
+            if not self._closed:
+                self._outlets.pictures.show(frame, estimate, decision)
+        # The frame has been answered; that it cannot be drawn changes nothing of it.
+        except Exception:
+            if self._node.context.ok():
+                self._complaints.say('no_picture', traceback.format_exc())
 
     def _decode(self, raw: RawFrame) -> Frame | Refusal:
         if raw.camera_info is None:

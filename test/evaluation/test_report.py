@@ -5,6 +5,7 @@ import base64
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dsac_ros.errors import DataError
-from dsac_ros.evaluation import metrics, report
+from dsac_ros.evaluation import metrics, report, tables
 from dsac_ros.evaluation.records import FrameResult
 from dsac_ros.evaluation.tables import PER_FRAME_COLUMNS, write_json
 
@@ -60,6 +61,24 @@ def test_tum_files_hold_the_poses(tmp_path, run_of_60, no_page):
         np.testing.assert_allclose(values[:3], r.map_from_camera[:3, 3], atol=1e-9)
         np.testing.assert_allclose(Rotation.from_quat(values[3:]).as_matrix(), r.map_from_camera[:3, :3], atol=1e-8)
     assert len((tmp_path / 'r' / 'ref.tum').read_text().splitlines()) == sum(r.reference is not None for r in run_of_60)
+
+
+def test_per_frame_csv_is_read_again(tmp_path, run_of_60):
+    tables.write_per_frame(tmp_path / 'a.csv', run_of_60)
+    again = tables.read_per_frame(tmp_path / 'a.csv')
+    for one, two in zip(run_of_60, again, strict=True):
+        for name in ('stamp_ns', 'name', 'answered', 'modality', 'state', 'reasons', 'expert', 'inliers', 'spread', 'tracked', 'published'):
+            assert getattr(one, name) == getattr(two, name), name
+        for name in ('map_from_camera', 'covariance', 'reference'):
+            if getattr(one, name) is None:
+                assert getattr(two, name) is None
+            else:
+                np.testing.assert_allclose(getattr(two, name), getattr(one, name), atol=2e-9)
+    tables.write_per_frame(tmp_path / 'b.csv', [replace(run_of_60[0], tracked=False, published=True, landmarks=7.0)])
+    [read] = tables.read_per_frame(tmp_path / 'b.csv')
+    assert (read.tracked, read.published, read.landmarks) == (False, True, 7.0)
+    with pytest.raises(DataError, match='none.csv'):
+        tables.read_per_frame(tmp_path / 'none.csv')
 
 
 def test_per_frame_csv_is_enough_to_compute_the_summary(tmp_path, run_of_60, no_page):

@@ -1,0 +1,83 @@
+"""Look at a map, its poses and what speaks for them in the viewer Rerun: frames localised now, or an evaluation done before. No ROS."""
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from dsac_ros.config import LOCALIZER_GROUPS, build_groups, parse_settings
+from dsac_ros.data.opening import add_source_arguments, source_from
+from dsac_ros.errors import DataError, DsacError, MapError
+from dsac_ros.evaluation.replay import ThinnedSource, choose_modality, replay
+from dsac_ros.evaluation.tables import read_per_frame
+from dsac_ros.progress import progress_bar
+
+HELP = 'look at a map and its poses in Rerun, without ROS'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MAP SOURCE or RESULTS, and where the recording goes."""
+    parser.add_argument('what', type=Path, metavar='MAP|RESULTS', help='map bundle (with SOURCE), or results folder of `dsac-ros evaluate`')
+    parser.add_argument('source', nargs='?', metavar='SOURCE', help='bag or data folder with the frames to localise in the map')
+    parser.add_argument('--out', type=Path, default=None, metavar='FILE.rrd', help='write a recording; without it the viewer opens')
+    parser.add_argument('--overwrite', action='store_true', help='replace the file')
+    parser.add_argument('--modality', choices=('auto', 'rgb', 'rgbd'), default='auto', help='what the localizer may see')
+    parser.add_argument('--device', default='auto', help='where the network runs: auto, cpu, cuda or cuda:N')
+    parser.add_argument('--every', type=int, default=1, help='only every k-th frame')
+    parser.add_argument('--frames', type=int, default=0, help='at most so many frames; 0: all')
+    parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='parameter of the node, as in evaluate --set')
+    add_source_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Record; 0 when all is written."""
+    if options.every < 1 or options.frames < 0:
+        raise DsacError(f'--every {options.every} --frames {options.frames}: expected at least 1 and 0')
+    if options.out is not None and options.out.exists() and not options.overwrite:
+        raise DataError(f'{options.out}: exists already; choose another --out or --overwrite')
+    frames = (_look_back if (options.what / 'summary.json').is_file() else _look)(options)
+    if options.out is not None:
+        print(f'{frames} frames: {options.out.resolve()}, to be opened by: rerun {options.out}')
+    return 0
+
+
+def _look(options: argparse.Namespace) -> int:
+    """Localise now."""
+    from dsac_ros.localizer import Localizer
+    from dsac_ros.tracking.tracker import Tracker
+    from dsac_ros.viewing.recording import Recording
+    from dsac_ros.viewing.shapes import map_view
+    from dsac_ros.viewing.support import support_of
+    if options.source is None:
+        raise DataError(f'{options.what}: is no results folder (no summary.json); for a map name a SOURCE of frames too')
+    groups = build_groups(LOCALIZER_GROUPS, parse_settings(LOCALIZER_GROUPS, options.set))
+    source = ThinnedSource(source_from(options.source, options, load_depth=options.modality != 'rgb'), options.every, options.frames)
+    localizer = Localizer.from_map(options.what, options.device, groups['estimator'], groups['integrity'])
+    modality = choose_modality(source, options.modality)
+    recording, count = Recording(options.out), 0
+    recording.show_map(map_view(localizer.bundle))
+    replayed = replay(Tracker(localizer, groups['tracking']), source, modality, groups['state'])
+    for each in progress_bar('frames', len(source), iterable=replayed):
+        support = None if each.estimate is None else support_of(localizer, each.frame, each.estimate)
+        recording.show(each.result, each.frame, support)
+        count += 1
+    recording.close()
+    return count
+
+
+def _look_back(options: argparse.Namespace) -> int:
+    """What an evaluation wrote; the map too, where it is still at its place."""
+    from dsac_ros.maps.bundle import load_map
+    from dsac_ros.viewing.recording import Recording
+    from dsac_ros.viewing.shapes import map_view
+    results = read_per_frame(options.what / 'per_frame.csv')[::options.every][:options.frames or None]
+    recording = Recording(options.out)
+    try:
+        described = json.loads((options.what / 'summary.json').read_text())['run']
+        recording.show_map(map_view(load_map(described['map_path'])))
+    except (MapError, ValueError, KeyError, TypeError) as error:
+        print(f'dsac-ros view: the map is not shown: {error}')
+    for result in results:
+        recording.show(result)
+    recording.close()
+    return len(results)

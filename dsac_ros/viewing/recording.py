@@ -1,0 +1,120 @@
+"""Frames, poses and the map in Rerun: to a file, or to its viewer. Needs the extra `view` (rerun-sdk), and no ROS."""
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from dsac_ros.data.transforms import quat_xyzw_of
+from dsac_ros.errors import DsacError
+from dsac_ros.evaluation.metrics import errors_of
+from dsac_ros.evaluation.records import FrameResult
+from dsac_ros.records import Frame
+from dsac_ros.viewing import shapes
+from dsac_ros.viewing.shapes import MapView
+
+if TYPE_CHECKING:
+    from dsac_ros.viewing.support import Support
+
+REQUIREMENT = 'rerun-sdk>=0.24,<0.42'  # as in setup.py
+PATH_POSES, PATH_EVERY = 500, 10  # frames; the whole path with every frame would be most of the file
+JPEG_QUALITY = 80
+
+
+class Recording:
+    """One recording. out: the .rrd file; None opens the viewer. Raises DsacError where Rerun is not installed or cannot write."""
+
+    def __init__(self, out: Path | None) -> None:
+        try:
+            import rerun
+            from rerun import blueprint
+        except ImportError as error:
+            raise DsacError(f'the viewer Rerun is not installed ({error}); pip install "{REQUIREMENT}"') from error
+        self._rr, self._stream = rerun, rerun.RecordingStream('dsac_ros')
+        layout = blueprint.Blueprint(blueprint.Horizontal(
+            blueprint.Spatial3DView(origin='map', name='map'),
+            blueprint.Vertical(
+                blueprint.Spatial2DView(origin='image', name='image'),
+                blueprint.TimeSeriesView(origin='figures', name='figures'),
+                blueprint.TextLogView(origin='status', name='status'))))
+        try:
+            self._stream.spawn(default_blueprint=layout) if out is None else self._stream.save(out, default_blueprint=layout)
+        except (OSError, RuntimeError) as error:
+            raise DsacError(f'{out or "the viewer of Rerun"}: {error}') from error
+        self._path: deque[np.ndarray] = deque(maxlen=PATH_POSES)
+        self._reference: list[np.ndarray] = []
+        self._frames = 0
+
+    def show_map(self, view: MapView) -> None:
+        """Its points and the extents of its experts."""
+        rr = self._rr
+        self._stream.log('map/points', rr.Points3D(view.points_N3, radii=0.01, colors=(150, 150, 150)), static=True)
+        self._stream.log('map/experts', rr.Boxes3D(
+            centers=[e.centre for e in view.experts], sizes=[e.extent for e in view.experts], labels=[e.name for e in view.experts],
+            colors=(70, 130, 230)), static=True)
+
+    def show(self, result: FrameResult, frame: Frame | None = None, support: Support | None = None) -> None:
+        """A frame and what became of it. frame, support: where they are known; without a frame no image and no frustum."""
+        self._stream.set_time('frame', sequence=self._frames)
+        self._stream.set_time('stamp', duration=result.stamp_ns / 1e9)
+        self._frames += 1
+        if frame is not None and support is not None:
+            self._image(result, frame, support)
+        shown = result.published if result.published is not None else result.answered
+        self._camera(result, frame, support) if shown else self._stream.log('map/now', self._rr.Clear(recursive=True))
+        if result.reference is not None:
+            self._reference.append(result.reference[:3, 3])
+        self._figures(result)
+        text = f'{result.state}: {", ".join(result.reasons) or ("published" if shown else "not published")}'
+        self._stream.log('status', self._rr.TextLog(text, level='INFO' if shown else 'WARN'))
+
+    def close(self) -> None:
+        """The whole paths, and all that is not written yet."""
+        self._strip('map/path', list(self._path), shapes.GREEN)
+        if self._reference:
+            self._stream.log('map/reference', self._rr.LineStrips3D([np.array(self._reference)], colors=(255, 255, 255)), static=True)
+        self._stream.flush()
+        self._stream.disconnect()
+
+    def _image(self, result: FrameResult, frame: Frame, support: Support) -> None:
+        drawn = shapes.with_support(frame.image, support, shapes.caption(support, result.state, result.reasons))
+        jpeg = cv2.imencode('.jpg', drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+        self._stream.log('image', self._rr.EncodedImage(contents=jpeg.tobytes(), media_type='image/jpeg'))
+
+    def _camera(self, result: FrameResult, frame: Frame | None, support: Support | None) -> None:
+        rr, pose = self._rr, result.map_from_camera
+        self._path.append(pose[:3, 3])
+        if self._frames % PATH_EVERY == 1:
+            self._strip('map/path', list(self._path), shapes.GREEN)
+        colour = shapes.STATE_COLOURS.get(result.state, shapes.GREEN)
+        if frame is None:
+            self._stream.log('map/now/camera', rr.Points3D([pose[:3, 3]], radii=0.03, colors=colour))
+        else:
+            lines = shapes.frustum(frame.camera) @ pose[:3, :3].T + pose[:3, 3]
+            self._stream.log('map/now/camera', rr.LineStrips3D(lines.reshape(8, 2, 3), colors=colour))
+        if result.covariance is not None:
+            half_axes, rotation = shapes.ellipsoid(result.covariance[:3, :3])
+            turned = np.eye(4)
+            turned[:3, :3] = rotation
+            self._stream.log('map/now/covariance_90', rr.Ellipsoids3D(
+                centers=[pose[:3, 3]], half_sizes=[half_axes], quaternions=[rr.Quaternion(xyzw=quat_xyzw_of(turned))], colors=colour))
+        if support is not None:
+            chosen = support.inlier_N
+            colours = shapes.residual_colours(support.residuals_px_N[chosen], frame.camera.height)
+            self._stream.log('map/now/inliers', rr.Points3D(support.points_N3[chosen], radii=0.02, colors=colours))
+
+    def _figures(self, result: FrameResult) -> None:
+        translation_m, rotation_deg = errors_of(result) or (None, None)
+        sigma_m = None if result.covariance is None else float(np.sqrt(max(0.0, np.trace(result.covariance[:3, :3]))))
+        figures = {'landmarks': result.landmarks, 'inliers': result.inliers, 'position_error_m': translation_m,
+                   'rotation_error_deg': rotation_deg, 'position_sigma_m': sigma_m, 'latency_ms': result.latency_ms}
+        for name, value in figures.items():
+            if value is not None and np.isfinite(value):
+                self._stream.log(f'figures/{name}', self._rr.Scalars(value))
+
+    def _strip(self, name: str, places: list[np.ndarray], colour: tuple[int, int, int]) -> None:
+        if len(places) > 1:
+            self._stream.log(name, self._rr.LineStrips3D([np.array(places)], colors=colour))
