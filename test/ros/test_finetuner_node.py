@@ -146,7 +146,7 @@ def test_it_starts_when_asked_tells_its_progress_and_the_localizer_loads_the_map
 def test_paused_it_stands_still_and_stopped_it_writes_the_best_state(tuning: Callable[..., Any], ask: Callable[..., Any],
                                                                      tmp_path: Path) -> None:
     out = tmp_path / 'better.dsacmap'
-    with tuning(out, **LONG) as (node, player):
+    with tuning(out, localizer='nobody', **LONG) as (node, player):
         node.wait(Told.TRAINING, step=1)
         assert ask(player, 'pause', True).success
         node.wait(Told.PAUSED)
@@ -161,6 +161,7 @@ def test_paused_it_stands_still_and_stopped_it_writes_the_best_state(tuning: Cal
         record = load_map(out).training['finetuned']
         assert step + 2 <= record['steps'] < 100000 and not checkpoint_of(out).exists()
         assert not ask(player, 'stop').success
+        assert player.wait_for(lambda: False, 12.0) is False and '/nobody/load_map was found' in node.told[-1].message
         node.stop()
 
 
