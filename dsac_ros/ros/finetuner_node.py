@@ -118,7 +118,8 @@ class FinetunerNode(Node):
             self._loader.call_async(LoadMap.Request(path=str(Path(self.options.out).absolute()))).add_done_callback(self._loaded)
         elif time.monotonic() > self._seek_until_s:
             self._seek_until_s, self._refused = None, True
-            self._say(f'{self.options.out} is written; no {self.resolve_service_name(self._loader.srv_name)} was found within {HAND_OVER_S:.0f} s')
+            service = self.resolve_service_name(self._loader.srv_name)
+            self._say(f'{self.options.out} is written; no {service} was found within {HAND_OVER_S:.0f} s')
 
     def _loaded(self, answer: Future) -> None:
         result = answer.result()
