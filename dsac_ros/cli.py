@@ -5,8 +5,9 @@ import argparse
 import importlib
 import sys
 
-from dsac_ros.errors import DsacError
+from dsac_ros.errors import DsacError, Interrupted
 
+INTERRUPTED = 130  # exit code, as of a shell after Ctrl-C
 COMMANDS = ('map', 'finetune', 'evaluate', 'view', 'convert', 'synth')
 
 
@@ -18,7 +19,7 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, run, and turn an error that the user can cure into one line and exit code 1."""
+    """Parse, run, and turn an error that the user can cure into one line and exit code 1, an end that was asked for into 130."""
     parser = argparse.ArgumentParser(prog='dsac-ros', description=f'Learned camera localisation: {", ".join(COMMANDS)}.')
     subparsers = parser.add_subparsers(dest='command', required=True)
     for name in COMMANDS:
@@ -31,10 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
         return options.run(options)
     except DsacError as error:
         print(f'dsac-ros {options.command}: {error}', file=sys.stderr)
-        return 1
+        return INTERRUPTED if isinstance(error, Interrupted) else 1
     except KeyboardInterrupt:
         print(f'dsac-ros {options.command}: interrupted', file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ import pytest
 
 from dsac_ros import cli
 from dsac_ros.commands import convert
-from dsac_ros.errors import DataError
+from dsac_ros.errors import DataError, Interrupted
 
 
 @pytest.mark.parametrize('name', cli.COMMANDS)
@@ -47,6 +47,8 @@ def test_an_error_of_ours_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> Non
         cli.main(['convert', 'a', '--out', 'b'])
     monkeypatch.setattr(convert, 'run', lambda _: (_ for _ in ()).throw(DataError('bag: empty')))
     assert cli.main(['convert', 'a', '--out', 'b']) == 1
+    monkeypatch.setattr(convert, 'run', lambda _: (_ for _ in ()).throw(Interrupted('left; go on with --resume')))
+    assert cli.main(['convert', 'a', '--out', 'b']) == cli.INTERRUPTED
 
 
 def test_as_a_process(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
+from dsac_ros.cli import INTERRUPTED
 from dsac_ros.config import FinetunerOptions
 from dsac_ros.errors import ConfigError
 from dsac_ros.msg import FinetuneProgress
@@ -52,7 +53,7 @@ class FinetunerNode(Node):
                 raise ConfigError(f'parameter {name}: required, as in -p map:=ROOM.dsacmap -p bags:="[DRIVE]" -p out:=BETTER.dsacmap')
         self._process: TrainingProcess | None = None
         self._state, self._message, self._newest = FinetuneProgress.IDLE, 'not started', Progress('read')
-        self._paused = self._ending = self._refused = False
+        self._paused = self._refused = False
         self._told_s = self._published_s = 0.0
         self._seek_until_s: float | None = None  # the localizer that is to load the map
         self._publisher = self.create_publisher(FinetuneProgress, '~/progress',
@@ -78,7 +79,7 @@ class FinetunerNode(Node):
     def _start(self) -> None:
         self._process = TrainingProcess(command_line(self.options, self._groups['training'], self._groups['source']))
         self._newest, self._told_s, self._seek_until_s = Progress('read'), time.monotonic(), None
-        self._paused = self._ending = self._refused = False
+        self._paused = self._refused = False
         self._become(FinetuneProgress.STARTING, f'training {self.options.map} on {", ".join(self.options.bags)}')
 
     def _look(self) -> None:
@@ -104,7 +105,7 @@ class FinetunerNode(Node):
                 self.get_logger().info(line)
             self._seek_until_s = time.monotonic() + HAND_OVER_S if self._loader is not None else None
             self._become(FinetuneProgress.FINISHED, f'{self.options.out} is written')
-        elif self._ending:
+        elif code == INTERRUPTED:
             self._become(FinetuneProgress.IDLE, last)
         elif code < 0:
             self._become(FinetuneProgress.FAILED, f'the training process was killed by signal {-code}; ~/start goes on from its checkpoint')
@@ -117,7 +118,8 @@ class FinetunerNode(Node):
             self._loader.call_async(LoadMap.Request(path=str(Path(self.options.out).absolute()))).add_done_callback(self._loaded)
         elif time.monotonic() > self._seek_until_s:
             self._seek_until_s, self._refused = None, True
-            self._say(f'{self.options.out} is written; no {self._loader.srv_name} was found within {HAND_OVER_S:.0f} s')
+            service = self.resolve_service_name(self._loader.srv_name)
+            self._say(f'{self.options.out} is written; no {service} was found within {HAND_OVER_S:.0f} s')
 
     def _loaded(self, answer: Future) -> None:
         result = answer.result()
@@ -145,7 +147,7 @@ class FinetunerNode(Node):
         if self._process is None or self._state == FinetuneProgress.CALIBRATING:
             return _answer(response, False, f'nothing to stop: {STATES[self._state]}')
         self._process.tell('finish')
-        self._paused, self._ending = False, True
+        self._paused = False
         return _answer(response, True, 'the best state so far is calibrated and written' if self._newest.stage == 'train' else
                        'it ends; it has not trained yet')
 
@@ -155,8 +157,13 @@ class FinetunerNode(Node):
 
     def _say(self, message: str) -> None:
         self._message = message
-        say = self.get_logger().error if self._state == FinetuneProgress.FAILED else self.get_logger().info
-        self.get_logger().warning(message) if self._refused else say(message)
+        logger = self.get_logger()
+        if self._state == FinetuneProgress.FAILED:  # a call each: rclpy wants the same severity at the same place
+            logger.error(message)
+        elif self._refused:
+            logger.warning(message)
+        else:
+            logger.info(message)
         self._publish()
 
     def _publish(self) -> None:

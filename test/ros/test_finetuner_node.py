@@ -146,21 +146,23 @@ def test_it_starts_when_asked_tells_its_progress_and_the_localizer_loads_the_map
 def test_paused_it_stands_still_and_stopped_it_writes_the_best_state(tuning: Callable[..., Any], ask: Callable[..., Any],
                                                                      tmp_path: Path) -> None:
     out = tmp_path / 'better.dsacmap'
-    with tuning(out, **LONG) as (node, player):
+    with tuning(out, localizer='nobody', **LONG) as (node, player):
         node.wait(Told.TRAINING, step=1)
         assert ask(player, 'pause', True).success
         node.wait(Told.PAUSED)
-        time.sleep(1.5)  # a step that has begun is finished
-        cpu, step = node.training().cpu_times(), node.told[-1].step
-        time.sleep(1.5)
-        later = node.training().cpu_times()
-        assert later.user + later.system - cpu.user - cpu.system < 0.2 and node.wait(Told.PAUSED).step == step
+        cpu_s = -1.0  # a step that has begun is finished
+        while cpu_s != (cpu_s := sum(node.training().cpu_times()[:2])):
+            time.sleep(2.0)
+        step = node.wait(Told.PAUSED).step
+        time.sleep(2.0)
+        assert sum(node.training().cpu_times()[:2]) - cpu_s < 0.05 and node.wait(Told.PAUSED).step == step
         assert ask(player, 'pause', False).success and node.wait(Told.TRAINING, step=step + 2)
         assert ask(player, 'stop').success
         node.wait(Told.FINISHED)
         record = load_map(out).training['finetuned']
         assert step + 2 <= record['steps'] < 100000 and not checkpoint_of(out).exists()
         assert not ask(player, 'stop').success
+        assert player.wait_for(lambda: False, 12.0) is False and '/nobody/load_map was found' in node.told[-1].message
         node.stop()
 
 
