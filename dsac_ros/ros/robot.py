@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -15,8 +16,10 @@ from dsac_ros.data.transforms import rigid_inverse
 from dsac_ros.records import Estimate
 from dsac_ros.ros import messages
 from dsac_ros.ros.frames import TransformListener, tf_broadcaster
-from dsac_ros.tracking.drift import DriftCorrection
+from dsac_ros.tracking.drift import DriftCorrection, displacement
 from dsac_ros.tracking.state import moved_covariance
+
+FROZEN_M, FROZEN_RAD = 0.1, 0.05  # motion after which no camera sees the very same pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,7 @@ class Robot:
         self._listener = TransformListener(node)
         self._send = tf_broadcaster(node)
         self._poses = node.create_publisher(PoseWithCovarianceStamped, 'base_pose', QoSProfile(depth=10))
+        self._still: tuple[Any, np.ndarray] | None = None  # bytes of the newest image, and where odometry had it when they first came
         self._drift, self._lock, self._sent_ns = DriftCorrection(options), threading.Lock(), 0
         # A steady clock: simulated time may stand still, and then nothing is sent since nothing is newer.
         self._timer = node.create_timer(1 / options.tf_rate, self._resend, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -60,6 +64,7 @@ class Robot:
         with self._lock:
             self._drift.forget()
             self._sent_ns = 0
+        self._still = None
 
     def use(self, map_frame: str) -> None:
         """Another map."""
@@ -81,6 +86,15 @@ class Robot:
                       if isinstance(odom_from_base, str) else Placement(base_from_camera, odom_from_base @ base_from_camera, ''))
         self.placement = placed
         return placed
+
+    def frozen(self, data: Any, placed: Placement) -> str:
+        """The reason to refuse an image whose bytes are those of the images before while the odometry says that the camera has moved, or ''."""
+        odom_from_camera = placed.odom_from_camera
+        if odom_from_camera is None or self._still is None or self._still[0] != data:
+            self._still = None if odom_from_camera is None else (data, odom_from_camera)
+            return ''
+        metres, radians = displacement(self._still[1], odom_from_camera)
+        return f'same image, moved by {metres:.2f} m, {radians:.2f} rad' if metres > FROZEN_M or radians > FROZEN_RAD else ''
 
     def publish(self, estimate: Estimate, placed: Placement) -> str:
         """Pose and transform of the robot for a published pose of its camera; the reason where not all of it could go out, or ''."""
