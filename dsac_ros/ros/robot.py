@@ -45,7 +45,7 @@ class Robot:
         self._base_frame, self._odom_frame = options.frame_prefix + options.base_frame, options.frame_prefix + options.odom_frame
         self._camera_frame = options.frame_prefix + options.camera_frame if options.camera_frame else ''
         self.placement = Placement(None, None, '')  # of the newest image
-        self._listener = TransformListener(node)
+        self.listener = TransformListener(node)
         self._send = tf_broadcaster(node)
         self._poses = node.create_publisher(PoseWithCovarianceStamped, 'base_pose', QoSProfile(depth=10))
         self._still: tuple[Any, np.ndarray] | None = None  # bytes of the newest image, and where odometry had it when they first came
@@ -56,7 +56,7 @@ class Robot:
     def close(self) -> None:
         """Hear and send nothing any more."""
         self._node.destroy_timer(self._timer)
-        self._listener.close()
+        self.listener.close()
         self._node.destroy_publisher(self._poses)
 
     def forget(self) -> None:
@@ -74,21 +74,21 @@ class Robot:
     def look_up(self, stamp: int, image_frame: str) -> Placement:
         """Extrinsics and odometry at the stamp [ns] of an image; waits for tf_wait at the most, and only for odometry that is alive."""
         camera = self._camera_frame or image_frame
-        base_from_camera = (self._listener.lookup(self._base_frame, camera, stamp, self.options.tf_wait) if camera else
+        base_from_camera = (self.listener.lookup(self._base_frame, camera, stamp, self.options.tf_wait) if camera else
                             'the image names no frame; set camera_frame')
         if isinstance(base_from_camera, str):
             placed = Placement(None, None, f'no_extrinsics: {self._base_frame} <- {camera or "?"}: {base_from_camera}')
         elif not self._with_odometry:
             placed = Placement(base_from_camera, None, '')
         else:
-            odom_from_base = self._listener.lookup(self._odom_frame, self._base_frame, stamp, self.options.tf_wait)
+            odom_from_base = self.listener.lookup(self._odom_frame, self._base_frame, stamp, self.options.tf_wait)
             placed = (Placement(base_from_camera, None, f'no_odometry: {self._odom_frame} <- {self._base_frame}: {odom_from_base}')
                       if isinstance(odom_from_base, str) else Placement(base_from_camera, odom_from_base @ base_from_camera, ''))
         self.placement = placed
         return placed
 
     def frozen(self, data: Any, placed: Placement) -> str:
-        """The reason to refuse an image whose bytes are those of the images before while the odometry says that the camera has moved, or ''."""
+        """The reason to refuse an image with the bytes of those before although odometry says that the camera has moved, or ''."""
         odom_from_camera = placed.odom_from_camera
         if odom_from_camera is None or self._still is None or self._still[0] != data:
             self._still = None if odom_from_camera is None else (data, odom_from_camera)
@@ -128,7 +128,7 @@ class Robot:
         """For diagnostics."""
         sending = bool(self._sent_ns) and not self._drift.stale(self._node.get_clock().now().nanoseconds)
         return {'base_frame': self._base_frame, 'odom_frame': self._odom_frame if self._with_odometry else '', 'sending': sending,
-                'bad_transforms': self._listener.bad}
+                'bad_transforms': self.listener.bad}
 
     def _resend(self) -> None:
         with self._lock:
