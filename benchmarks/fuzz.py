@@ -37,6 +37,7 @@ from dsac_ros.localizer import Localizer
 from dsac_ros.maps.bundle import load_map
 from dsac_ros.records import Frame
 from dsac_ros.ros import sensor_messages
+from dsac_ros.ros.intake import NO_IMAGES, stamp_ns
 from dsac_ros.ros.localizer_node import LocalizerNode
 from dsac_ros.ros.messages import stamped_transform, time_message
 from dsac_ros.tracking.drift import displacement
@@ -203,21 +204,26 @@ class Messages:
         if depth is not None:
             self.node.intake.depth(depth)
         self.node.intake.image(image)
-        while True:  # a damaged depth image is refused with a status of none
+        expected = time_message(stamp_ns(image.header))
+        while True:  # between them it says that images have stopped, on a slow machine
             try:
                 status = self._said.get(timeout=GIVE_UP_S)
             except queue.Empty:
                 found.faults.append(f'nothing said of a frame within {GIVE_UP_S} s')
                 return False
-            if status.header.stamp == image.header.stamp or self._said.empty():
+            reason = status.reasons[0].partition(':')[0] if status.reasons else 'published'
+            if status.header.stamp == expected and reason != NO_IMAGES:
                 break
-        reason = status.reasons[0].partition(':')[0] if status.reasons else 'published'
         found.outcomes[f'{"".join(damaged) or "good"}: {reason}'] += 1
         if reason == 'internal_error':
             found.faults.append(status.reasons[0])
         for estimate in self._poses[poses:]:
             metres, radians = displacement(frame.map_from_camera, estimate.map_from_camera)
-            if metres > WRONG_M or np.degrees(radians) > WRONG_DEG:
+            if metres <= WRONG_M and np.degrees(radians) <= WRONG_DEG:
+                continue
+            if 'info' in damaged:  # another lens that there might be: no message tells that it is not this one
+                found.outcomes['info: wrong pose by a calibration that is possible'] += 1
+            else:
                 found.faults.append(f'a pose that is {metres:.2f} m, {np.degrees(radians):.1f} deg off was published: {"".join(damaged)}')
         return len(self._poses) > poses
 

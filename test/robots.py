@@ -37,7 +37,7 @@ class RobotTf:
         self._node, self.prefix, self._velocity = player.node, prefix, np.array(velocity)
         self.map_from_camera, self.odom_from_map = map_from_camera, ODOM_FROM_MAP
         self.odometry = odometry
-        self._start_ns, self._lock = time.time_ns(), threading.Lock()
+        self._offset, self._start_ns, self._lock = np.zeros(3), time.time_ns(), threading.Lock()
         self.remember()
         self._tf = self._node.create_publisher(TFMessage, '/tf', QoSProfile(depth=100))
         self._static = self._node.create_publisher(
@@ -76,9 +76,11 @@ class RobotTf:
         self.remember(anew=False)
 
     def drive(self, velocity: tuple[float, float, float]) -> None:
-        """Odometry that moves from here on, whatever the camera sees; zero puts it back."""
+        """Odometry that moves like this from now on, whatever the camera sees."""
         with self._lock:
-            self._velocity, self._start_ns = np.array(velocity), time.time_ns()
+            now_ns = time.time_ns()
+            self._offset = self._offset + self._velocity * (now_ns - self._start_ns) / 1e9
+            self._velocity, self._start_ns = np.array(velocity), now_ns
 
     def remember(self, anew: bool = True) -> None:
         """The place where the robot is: map_from_base and odom_from_base."""
@@ -89,7 +91,7 @@ class RobotTf:
     def odom_from_base(self, stamp_ns: int) -> np.ndarray:
         with self._lock:
             out = self.odom_from_map @ self.map_from_camera @ rigid_inverse(BASE_FROM_CAMERA)
-            out[:3, 3] += self._velocity * (stamp_ns - self._start_ns) / 1e9
+            out[:3, 3] += self._offset + self._velocity * (stamp_ns - self._start_ns) / 1e9
         return out
 
     def map_to(self, frame: str) -> list[Any]:
