@@ -64,7 +64,7 @@ class NodeInProcess:
         self._context.try_shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def node_in_process() -> type[NodeInProcess]:
     """The class itself: test modules cannot import a conftest."""
     return NodeInProcess
@@ -83,7 +83,7 @@ def small_room(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any
     return path, list(source)[::2]
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def call() -> Callable[..., Any]:
     """call(player, type, name, request): the answer of a service of the node that the player plays to."""
     def answer(player: Any, kind: Any, name: str, request: Any, timeout_s: float = 150.0, node: str = 'localizer') -> Any:

@@ -37,7 +37,8 @@ class RobotTf:
         self._node, self.prefix, self._velocity = player.node, prefix, np.array(velocity)
         self.map_from_camera, self.odom_from_map = map_from_camera, ODOM_FROM_MAP
         self.odometry = odometry
-        self._start_ns = time.time_ns()
+        self._offset, self._start_ns, self._lock = np.zeros(3), time.time_ns(), threading.Lock()
+        self.remember()
         self._tf = self._node.create_publisher(TFMessage, '/tf', QoSProfile(depth=100))
         self._static = self._node.create_publisher(
             TFMessage, '/tf_static', QoSProfile(depth=100, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL))
@@ -60,12 +61,37 @@ class RobotTf:
         self._node.destroy_subscription(self._ear)
 
     def publish_extrinsics(self) -> None:
-        self._static.publish(TFMessage(transforms=[
-            stamped_transform(0, self.prefix + 'base_link', self.prefix + CAMERA_FRAME, BASE_FROM_CAMERA)]))
+        self.publish_static(stamped_transform(0, self.prefix + 'base_link', self.prefix + CAMERA_FRAME, BASE_FROM_CAMERA))
+
+    def publish_static(self, transform: Any) -> None:
+        self._static.publish(TFMessage(transforms=[transform]))
+
+    def move(self, map_from_camera: np.ndarray | None = None, odom_from_map: np.ndarray | None = None, odometry_knows: bool = True) -> None:
+        """To another place at once: with the odometry, or carried while it stands still; or the odometry alone."""
+        if map_from_camera is not None and not odometry_knows:
+            odom_from_map = self.odom_from_map @ self.map_from_camera @ rigid_inverse(map_from_camera)
+        with self._lock:
+            self.map_from_camera = self.map_from_camera if map_from_camera is None else map_from_camera
+            self.odom_from_map = self.odom_from_map if odom_from_map is None else odom_from_map
+        self.remember(anew=False)
+
+    def drive(self, velocity: tuple[float, float, float]) -> None:
+        """Odometry that moves like this from now on, whatever the camera sees."""
+        with self._lock:
+            now_ns = time.time_ns()
+            self._offset = self._offset + self._velocity * (now_ns - self._start_ns) / 1e9
+            self._velocity, self._start_ns = np.array(velocity), now_ns
+
+    def remember(self, anew: bool = True) -> None:
+        """The place where the robot is: map_from_base and odom_from_base."""
+        place = self.map_from_camera @ rigid_inverse(BASE_FROM_CAMERA), self.odom_from_map @ self.map_from_camera @ rigid_inverse(
+            BASE_FROM_CAMERA)
+        self.places = [place] if anew else [*self.places, place]
 
     def odom_from_base(self, stamp_ns: int) -> np.ndarray:
-        out = self.odom_from_map @ self.map_from_camera @ rigid_inverse(BASE_FROM_CAMERA)
-        out[:3, 3] += self._velocity * (stamp_ns - self._start_ns) / 1e9
+        with self._lock:
+            out = self.odom_from_map @ self.map_from_camera @ rigid_inverse(BASE_FROM_CAMERA)
+            out[:3, 3] += self._offset + self._velocity * (stamp_ns - self._start_ns) / 1e9
         return out
 
     def map_to(self, frame: str) -> list[Any]:

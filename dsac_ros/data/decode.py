@@ -21,6 +21,7 @@ PNG_SIGNATURE = b'\x89PNG'
 # Names that drivers use for the models of records.DISTORTION_MODELS, and how many coefficients each may have.
 MODELS = {'plumb_bob': 'plumb_bob', 'rational_polynomial': 'rational_polynomial', 'equidistant': 'equidistant', 'fisheye': 'equidistant',
           'none': 'none', '': 'none'}
+MIN_FOCAL, MAX_FOCAL = 0.05, 100.0  # of the longer side of the image: fisheye lenses have 0.2, the longest lenses 50
 COEFFICIENTS = {'plumb_bob': (4, 5), 'rational_polynomial': (8,), 'equidistant': (4,), 'none': ()}
 
 
@@ -86,6 +87,11 @@ def decode_camera(camera_info: Any, rectified: bool = False) -> Camera:
     if k[0] <= 0 or k[4] <= 0:
         raise DecodeError(f'camera_info has the focal lengths {k[0]:g} and {k[4]:g} in {name}; expected positive ones: the camera is not '
                           'calibrated')
+    focal, largest = sorted((k[0], k[4])), max(width, height)
+    centred = abs(k[2] / width - 0.5) <= 1 and abs(k[5] / height - 0.5) <= 1
+    if not (MIN_FOCAL * largest <= focal[0] and focal[1] <= MAX_FOCAL * largest and centred):
+        raise DecodeError(f'camera_info: no lens has the focal lengths {k[0]:g} and {k[4]:g} and the centre ({k[2]:g}, {k[5]:g}) in an '
+                          f'image of {width} x {height} ({name}); calibrate the camera')
     model, coefficients = ('none', ()) if rectified else _distortion(camera_info.distortion_model, d)
     camera = Camera(width, height, float(k[0]), float(k[4]), float(k[2]), float(k[5]), model, coefficients)
     roi = camera_info.roi

@@ -26,7 +26,8 @@ REPRODUCIBLE = ('est.tum', 'ref.tum', 'per_frame.csv', 'metrics.json')
 
 
 def write_results(folder: Path, results: Sequence[FrameResult], run: Mapping[str, Any], overwrite: bool = False) -> dict[str, Any]:
-    """Write all FILES and return what summary.json holds. `run`: see describe_run. Raises DataError as check_place does."""
+    """Write all FILES and return what summary.json holds. `run`: see describe_run. Raises DataError as check_place does, and where there is
+    no room; then nothing is left behind and older results stay."""
     check_place(folder, overwrite)
     poses = summarise_poses(results)
     summary = {**poses, **summarise_latency(results), 'run': dict(run)}
@@ -42,6 +43,8 @@ def write_results(folder: Path, results: Sequence[FrameResult], run: Mapping[str
         tables.write_json(part / 'summary.json', summary)
         (part / 'report.html').write_text(page.render(results, summary), encoding='utf-8')
         _move_into_place(part, folder)
+    except OSError as error:
+        raise DataError(f'{folder}: cannot be written: {error.strerror}') from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return summary

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseWithCovarianceStamped
@@ -15,8 +16,10 @@ from dsac_ros.data.transforms import rigid_inverse
 from dsac_ros.records import Estimate
 from dsac_ros.ros import messages
 from dsac_ros.ros.frames import TransformListener, tf_broadcaster
-from dsac_ros.tracking.drift import DriftCorrection
+from dsac_ros.tracking.drift import DriftCorrection, displacement
 from dsac_ros.tracking.state import moved_covariance
+
+FROZEN_M, FROZEN_RAD = 0.1, 0.05  # motion after which no camera sees the very same pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +45,10 @@ class Robot:
         self._base_frame, self._odom_frame = options.frame_prefix + options.base_frame, options.frame_prefix + options.odom_frame
         self._camera_frame = options.frame_prefix + options.camera_frame if options.camera_frame else ''
         self.placement = Placement(None, None, '')  # of the newest image
-        self._listener = TransformListener(node)
+        self.listener = TransformListener(node)
         self._send = tf_broadcaster(node)
         self._poses = node.create_publisher(PoseWithCovarianceStamped, 'base_pose', QoSProfile(depth=10))
+        self._still: tuple[Any, np.ndarray] | None = None  # bytes of the newest image, and where odometry had it when they first came
         self._drift, self._lock, self._sent_ns = DriftCorrection(options), threading.Lock(), 0
         # A steady clock: simulated time may stand still, and then nothing is sent since nothing is newer.
         self._timer = node.create_timer(1 / options.tf_rate, self._resend, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -52,7 +56,7 @@ class Robot:
     def close(self) -> None:
         """Hear and send nothing any more."""
         self._node.destroy_timer(self._timer)
-        self._listener.close()
+        self.listener.close()
         self._node.destroy_publisher(self._poses)
 
     def forget(self) -> None:
@@ -60,6 +64,7 @@ class Robot:
         with self._lock:
             self._drift.forget()
             self._sent_ns = 0
+        self._still = None
 
     def use(self, map_frame: str) -> None:
         """Another map."""
@@ -69,18 +74,27 @@ class Robot:
     def look_up(self, stamp: int, image_frame: str) -> Placement:
         """Extrinsics and odometry at the stamp [ns] of an image; waits for tf_wait at the most, and only for odometry that is alive."""
         camera = self._camera_frame or image_frame
-        base_from_camera = (self._listener.lookup(self._base_frame, camera, stamp, self.options.tf_wait) if camera else
+        base_from_camera = (self.listener.lookup(self._base_frame, camera, stamp, self.options.tf_wait) if camera else
                             'the image names no frame; set camera_frame')
         if isinstance(base_from_camera, str):
             placed = Placement(None, None, f'no_extrinsics: {self._base_frame} <- {camera or "?"}: {base_from_camera}')
         elif not self._with_odometry:
             placed = Placement(base_from_camera, None, '')
         else:
-            odom_from_base = self._listener.lookup(self._odom_frame, self._base_frame, stamp, self.options.tf_wait)
+            odom_from_base = self.listener.lookup(self._odom_frame, self._base_frame, stamp, self.options.tf_wait)
             placed = (Placement(base_from_camera, None, f'no_odometry: {self._odom_frame} <- {self._base_frame}: {odom_from_base}')
                       if isinstance(odom_from_base, str) else Placement(base_from_camera, odom_from_base @ base_from_camera, ''))
         self.placement = placed
         return placed
+
+    def frozen(self, data: Any, placed: Placement) -> str:
+        """The reason to refuse an image with the bytes of those before although odometry says that the camera has moved, or ''."""
+        odom_from_camera = placed.odom_from_camera
+        if odom_from_camera is None or self._still is None or self._still[0] != data:
+            self._still = None if odom_from_camera is None else (data, odom_from_camera)
+            return ''
+        metres, radians = displacement(self._still[1], odom_from_camera)
+        return f'same image, moved by {metres:.2f} m, {radians:.2f} rad' if metres > FROZEN_M or radians > FROZEN_RAD else ''
 
     def publish(self, estimate: Estimate, placed: Placement) -> str:
         """Pose and transform of the robot for a published pose of its camera; the reason where not all of it could go out, or ''."""
@@ -114,7 +128,7 @@ class Robot:
         """For diagnostics."""
         sending = bool(self._sent_ns) and not self._drift.stale(self._node.get_clock().now().nanoseconds)
         return {'base_frame': self._base_frame, 'odom_frame': self._odom_frame if self._with_odometry else '', 'sending': sending,
-                'bad_transforms': self._listener.bad}
+                'bad_transforms': self.listener.bad}
 
     def _resend(self) -> None:
         with self._lock:

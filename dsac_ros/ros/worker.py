@@ -125,6 +125,9 @@ class Worker:
             self._refused(frame)
             return
         placed = Placement(None, None, '') if self._robot is None else self._robot.look_up(raw.stamp_ns, raw.image.header.frame_id)
+        if self._robot is not None and (detail := self._robot.frozen(raw.image.data, placed)):
+            self._refused(self._intake.refuse(raw, 'frozen_image', detail))
+            return
         frame = replace(frame, odom_from_camera=placed.odom_from_camera)
         decoded_s = time.monotonic()
         estimate = self._tracker.localize(frame, self.options.modality)

@@ -55,7 +55,9 @@ def running(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_proces
 
 def show(player: Player, frame: Frame, prefix: str = '') -> tuple[int, LocalizationStatus]:
     stamp = time.time_ns()
-    image = sensor_messages.colour_message(frame.image)
+    pixels = frame.image.copy()
+    pixels[0, 0] = stamp // 1000 % 256  # no two images of a camera are the same
+    image = sensor_messages.colour_message(pixels)
     image.header.frame_id = prefix + CAMERA_FRAME
     player.send(stamp, sensor_messages.camera_info_message(frame.camera), image)
     assert player.wait_for(lambda: stamp in player.statuses, ANSWER_S), 'no status'

@@ -90,7 +90,7 @@ def test_deviation_along_any_oblique_axis(part: int, name: str, limit: float) ->
 
 def test_all_failures_are_named() -> None:
     bad = verdict(map_from_camera=at(100, 0, 0), covariance=np.eye(6) * 100, inliers=1.0, inlier_ratio=0.0, spread=0.0,
-                  cells_suffice=False)
+                  cells_suffice=False, margin=0.0, options=IntegrityOptions(min_margin=1.0))
     assert bad.reasons == ('no_landmarks', 'few_inliers', 'low_inlier_ratio', 'low_spread', 'ambiguous', 'uncertain_position',
                            'uncertain_rotation', 'outside_map')
     # min_landmarks is no test but a way around three of them, precision a dial; what min_support and sure_landmarks ask takes landmarks.
