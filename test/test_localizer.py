@@ -206,8 +206,8 @@ def test_landmarks_find_the_pose_where_cells_say_nothing() -> None:
 
 def test_the_bundles_factors_scale_the_covariance() -> None:
     bundle, frame, options = rooms.tiny_map()[1], rooms.tiny_frames()[3], EstimatorOptions(landmarks=False)
-    covariances = [Localizer(replace(bundle, covariance_factors=dict.fromkeys(bundle.covariance_factors, factor)), 'cpu', options)
-                   .localize(frame, 'rgbd').covariance for factor in (1.0, 9.0)]
+    entries = [replace(bundle.entry, covariance_factors=dict.fromkeys(bundle.covariance_factors, factor)) for factor in (1.0, 9.0)]
+    covariances = [Localizer(replace(bundle, entry=entry), 'cpu', options).localize(frame, 'rgbd').covariance for entry in entries]
     np.testing.assert_allclose(covariances[1], 9 * covariances[0], rtol=1e-4)  # up to the floor of the inversion
 
 
