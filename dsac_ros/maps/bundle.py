@@ -64,8 +64,12 @@ def save_map(path: str | Path, frame_id: str, name: str, expert: Expert, landmar
     return MapBundle(frame_id, entry, expert, landmarks, prototypes, training)
 
 
-def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], overwrite: bool = False) -> None:
-    """Write a bundle beside its place and rename it, so that a crash never leaves half a map. Raises MapError."""
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Path], overwrite: bool = False) -> None:
+    """Write a bundle beside its place and rename it, so that a crash never leaves half a map. Raises MapError.
+
+    Args:
+        files: name in the bundle -> what is in it, or a file to copy.
+    """
     check_place(path, overwrite)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
@@ -74,7 +78,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes], ove
     try:
         for name, data in files.items():
             (temporary / name).parent.mkdir(exist_ok=True)
-            (temporary / name).write_bytes(data)
+            (temporary / name).write_bytes(data) if isinstance(data, bytes) else shutil.copyfile(data, temporary / name)
         (temporary / FILE).write_text(manifest.text())
         temporary.chmod(0o755)
         if path.exists():

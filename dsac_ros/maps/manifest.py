@@ -1,4 +1,4 @@
-"""The manifest of a map: frame, encoder, and what it says of each expert. Read by safe_load, every value checked, since maps come from strangers.
+"""The manifest of a map: frame, encoder, and what it says of each expert. Every value is checked, since maps come from strangers.
 
 It is parsed whenever a map is opened, and YAML is slow: of an expert it has what is needed before the expert is, and nothing for people.
 """
