@@ -45,10 +45,13 @@ SUITES = {
     'choices': {name: {'minutes': 2.0, **options} for name, options in CHOICES.items()},
     'minutes': {f'{minutes} min, {kind}': {'minutes': float(minutes), 'rgb_only': kind == 'RGB only'}
                 for minutes in (2, 5, 10, 20) for kind in ('depth', 'RGB only')}}
+# What cells alone are worth is asked whether or not their poses would be accepted.
+CELLS_ALONE = {'estimator.landmarks': False, 'integrity.min_inliers': 0.0, 'integrity.min_inlier_ratio': 0.0, 'integrity.min_spread': 0.0,
+               'integrity.max_position_deviation': 1e3, 'integrity.max_rotation_deviation': 10.0, 'integrity.map_margin': 1e4}
 # Query -> modality and options of the localizer.
 QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
     'RGB': ('rgb', {}), 'RGB-D': ('rgbd', {}),
-    'RGB, cells alone': ('rgb', {'estimator.landmarks': False}), 'RGB-D, cells alone': ('rgbd', {'estimator.landmarks': False})}
+    'RGB, cells alone': ('rgb', CELLS_ALONE), 'RGB-D, cells alone': ('rgbd', CELLS_ALONE)}
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,9 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
 
 def tested(job: Job, split: str | None, path: Path) -> Iterator[dict[str, Any]]:
     """The metrics of one split for each query that it and the map allow."""
+    path_and_split = (split, None) if split and Path(split).exists() else (job.source, split)
     for query, (modality, settings) in QUERIES.items():
-        source = ThinnedSource(open_source(job.source, split, require_poses=True, load_depth=modality == 'rgbd'), job.every)
+        source = ThinnedSource(open_source(*path_and_split, require_poses=True, load_depth=modality == 'rgbd'), job.every)
         groups = build_groups(LOCALIZER_GROUPS, settings)
         localizer = Localizer.from_map(path, 'cpu', groups['estimator'], groups['integrity'])
         without = localizer.sub_maps.get(0).bundle.landmarks is None and groups['estimator'].landmarks
@@ -198,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
     runner.add_argument('suite', choices=SUITES)
     runner.add_argument('source', help='a bag or a data folder with reference poses')
     runner.add_argument('--train', help='split that maps are made of')
-    runner.add_argument('--test', nargs='+', default=[None], help='splits that they are tested on')
+    runner.add_argument('--test', nargs='+', default=[None], help='splits that they are tested on, or other bags')
     runner.add_argument('--every', type=int, default=1, help='test on every N-th frame')
     runner.add_argument('--seeds', type=int, default=3)
     runner.add_argument('--only', help='settings to run, joined by |; default: all of the suite')

@@ -127,7 +127,7 @@ class EstimatorOptions(Options):
     """Generate, score, refine (dsac_ros.ransac)."""
 
     hypotheses_rgb: int = option(128, 'minimal sets drawn per RGB frame; every root of P3P is scored', low=8, high=8192)
-    hypotheses_rgbd: int = option(192, 'minimal sets drawn per RGB-D frame, two thirds of them of measured points', low=8, high=8192)
+    hypotheses_rgbd: int = option(384, 'minimal sets drawn per RGB-D frame, two thirds of them of measured points', low=8, high=8192)
     uniform_share: float = option(0.1, 'share of the draws that ignores the learned guidance', low=0.0, high=1.0)
     scale_factor: float = option(2.0, 'standard deviation of a scene coordinate along an axis, per predicted scale (2 for the '
                                  'isotropic Laplace error that the head is trained for)', low=0.1, high=100.0)
@@ -192,7 +192,7 @@ class IntegrityOptions(Options):
     """When a pose is good enough to be published (dsac_ros.tracking.integrity)."""
 
     min_inliers: float = threshold(40.0, 'fewest soft inlier cells', low=0.0, high=1e6)
-    min_inlier_ratio: float = threshold(0.25, 'smallest share of the usable cells that are inliers', low=0.0, high=1.0)
+    min_inlier_ratio: float = threshold(0.35, 'smallest share of the usable cells that are inliers, of a pose by cells', low=0.0, high=1.0)
     min_spread: float = threshold(0.4, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
     min_landmarks: float = threshold(25.0, 'soft inlier landmarks that make up for few inlier cells', low=4.0, high=1e6)
     sure_landmarks: float = threshold(80.0, 'soft inlier landmarks from which on no cell has to agree', low=4.0, high=1e6)

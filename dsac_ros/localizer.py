@@ -223,8 +223,8 @@ class Localizer:
         if any(each.view is not None for each in attempts):
             watch.lap('landmarks')
         pose = poses[best]
-        numbers = self._evidence(pose.camera_from_map_44, pose.hessian_66,
-                                 *self._cell_evidence(problem_of(cells, best), pose.camera_from_map_44, grid), pose.landmarks)
+        support = self._support(problem_of(cells, best), pose, attempts[best].view is not None, grid)
+        numbers = self._evidence(pose.camera_from_map_44, pose.hessian_66, *support, pose.landmarks)
         watch.lap('evidence')
         return self._answer(frame, modality, attempts[best].sub_map, numbers, self._named(posterior_E1), watch)
 
@@ -359,6 +359,15 @@ class Localizer:
         precise = first.inliers_B[anywhere] >= MIN_ANYWHERE
         start_44 = torch.where(precise, first.camera_from_map_B44[anywhere], pose_44)
         return positioning.near(view, start_44, torch.where(precise, NEAR_PX, wide) * view.pixel)
+
+    def _support(self, cells: Correspondences, pose: Pose, with_landmarks: bool, grid: CellGrid) -> list[Tensor]:
+        """What _cell_evidence says, of a pose by landmarks without the depth of the cells."""
+        support = list(self._cell_evidence(cells, pose.camera_from_map_44, grid))
+        if not with_landmarks or cells.ranges_BN is None:
+            return support
+        # Where the view is new, cells meet no depth: a pose by landmarks is not to be refused for it, as it is not without depth.
+        across = self._cell_evidence(replace(cells, ranges_BN=None, range_noise_BN=None), pose.camera_from_map_44, grid)
+        return [torch.where(pose.landmarks > 0, a, s) for a, s in zip(across[:3], support)] + [support[3]]
 
     def _cell_evidence(self, problem: Correspondences, pose_44: Tensor, grid: CellGrid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of the cells at a pose: soft inliers, usable ones, spread over the image, rms residual of the inliers."""

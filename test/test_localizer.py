@@ -204,6 +204,17 @@ def test_landmarks_find_the_pose_where_cells_say_nothing() -> None:
     assert np.mean(found) > 0.6, found
 
 
+def test_a_pose_by_landmarks_needs_no_more_support_with_depth_than_without(localizer: Localizer) -> None:
+    """Depth that no cell meets: what agrees across the rays counts, as it does without depth; without landmarks nothing is left."""
+    frame = next(f for f in rooms.tiny_frames() if localizer.localize(f, 'rgb').landmarks)
+    far = replace(frame, depth=frame.depth * 1.5)
+    rgb, rgbd = localizer.localize(frame, 'rgb'), localizer.localize(far, 'rgbd')
+    assert rgbd.modality == 'rgbd' and rgbd.landmarks == pytest.approx(rgb.landmarks, rel=0.1)
+    assert (rgbd.inliers, rgbd.inlier_ratio, rgbd.spread) == pytest.approx((rgb.inliers, rgb.inlier_ratio, rgb.spread), rel=0.05)
+    cells_alone = Localizer.from_map(rooms.tiny_map()[0], 'cpu', EstimatorOptions(landmarks=False)).localize(far, 'rgbd')
+    assert cells_alone.inlier_ratio < 0.5 * rgb.inlier_ratio
+
+
 def test_the_bundles_factors_scale_the_covariance() -> None:
     bundle, frame, options = rooms.tiny_map()[1], rooms.tiny_frames()[3], EstimatorOptions(landmarks=False)
     entries = [replace(bundle.entry, covariance_factors=dict.fromkeys(bundle.covariance_factors, factor)) for factor in (1.0, 9.0)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,16 @@ def test_all_settings_are_options_and_differ() -> None:
 
 
 def test_a_run_says_what_was_made_and_how_good_it_is(room: Path, tmp_path: Path) -> None:
-    record = run_job(job(room, 'some, name', 3), tmp_path)
+    record = run_job(replace(job(room, 'some, name', 3), tests=(None, str(room))), tmp_path)
     path = tmp_path / 'maps' / 'room__some-name_3.dsacmap'
     bundle = load_map(path)
     assert bundle.training['options'] == asdict(MappingOptions(**TINY, seed=3))
     assert record['steps'] == 20 and record['landmarks'] == len(bundle.landmarks.points_L3) > 0
     assert record['cpu_s'] == THREADS * bundle.training['seconds'] and record['wall_s'] > 1
     assert record['megabytes'] == pytest.approx(sum(f.stat().st_size for f in path.rglob('*') if f.is_file()) / 1e6)
-    assert [test['query'] for test in record['tests']] == ['RGB', 'RGB-D', 'RGB, cells alone', 'RGB-D, cells alone']
+    queries = ['RGB', 'RGB-D', 'RGB, cells alone', 'RGB-D, cells alone']
+    assert [test['query'] for test in record['tests']] == 2 * queries
+    assert [test['split'] for test in record['tests']] == 4 * [None] + 4 * [str(room)]
     assert all(test['frames'] == 4 for test in record['tests'])
     good, bad = record['tests'][0], record['tests'][2]
     assert good['median_translation_m'] < 0.05  # landmarks, in mapped views
