@@ -312,9 +312,9 @@ class Localizer:
 
         Cells next to each other err together; the factor on their covariance says by how much their likelihood is too sure.
         """
-        if len(attempts) == 1:
+        if self.gating is None:
             return np.ones(1), {}
-        scores_A = agreement(cells, finished.camera_from_map_B44, self.estimator)
+        scores_A = agreement(cells, finished.camera_from_map_B44[:len(attempts)], self.estimator)
         numbers = torch.cat([scores_A, first.inliers_B[len(attempts):]]).cpu().numpy()
         odds = {each.index: score / max(1.0, each.sub_map.bundle.covariance_factors['rgb']) for each, score in zip(attempts, numbers)}
         matched = [each.index for each in attempts if each.anywhere is not None]
@@ -340,7 +340,7 @@ class Localizer:
         near = self._near_first_poses(attempt, self._anywhere_row(row, attempts), first, pose_44)
         pose = Pose(torch.where(near.enough, near.pose_44, pose_44), torch.where(near.enough, near.hessian_66, hessian_66),
                     torch.where(near.enough, near.inliers, none), torch.where(near.enough, near.score, none))
-        if len(attempts) > 1:
+        if self.gating is not None:
             evidence[attempt.index] += pose.score.item() / max(1.0, factors['landmarks'])
         return pose
 
