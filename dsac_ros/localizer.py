@@ -4,7 +4,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,18 +17,18 @@ from dsac_ros.config import EstimatorOptions, GatingOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError
 from dsac_ros.geometry import se3
 from dsac_ros.geometry.camera import bearings, cell_centres
-from dsac_ros.landmarks.positioning import ByLandmarks, Positioning, Sight, View, look
+from dsac_ros.landmarks.positioning import ByLandmarks, look
 from dsac_ros.maps.bundle import MapBundle
-from dsac_ros.maps.site import Site, SubMaps, open_site, site_of
+from dsac_ros.maps.choice import MATCHED_EXPERTS, Attempt, Choice, SubMap
+from dsac_ros.maps.site import Site, open_site, site_of
 from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
-from dsac_ros.networks.expert import Expert, predict
-from dsac_ros.networks.gating import Gating, Prototypes, describe
+from dsac_ros.networks.expert import predict
 from dsac_ros.ransac.cells import cell_problem, finished_by_angle, guidance, searched_by_angle
 from dsac_ros.ransac.correspondences import Correspondences, stacked
 from dsac_ros.ransac.covariance import pose_covariance
 from dsac_ros.ransac.estimator import Solution, estimate
 from dsac_ros.ransac.evidence import occupied, weighted_rms
-from dsac_ros.ransac.experts import agreement, draws_of_parts, parts_of_budget, posterior, problem_of
+from dsac_ros.ransac.experts import added, agreement, draws_of_parts, posterior, problem_of
 from dsac_ros.ransac.kernel import soft_inliers
 from dsac_ros.ransac.sampling import uniform_draws
 from dsac_ros.records import Camera, Estimate, Frame, Guess
@@ -38,10 +37,7 @@ from dsac_ros.tracking.integrity import judge, judge_place
 NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
 MIN_ANYWHERE = 10.0  # inliers among the matches to anywhere, from which on their pose is the better start
 MIN_DEPTH_CELLS = 30  # fewer cells with depth than this: the frame is solved as RGB
-MATCHED_EXPERTS = 2  # sub-maps whose landmarks are looked at in one frame
-EXPECTED = 0.5  # probability from which on a sub-map is looked at beside the encoder, before gating says which it is
-HOPELESS = 1e-3  # probability below which the runner-up's landmarks are not looked at
-NONE = ''  # the name of no sub-map, in a posterior
+HOPELESS = 1e-3  # of the best one's probability, below which the runner-up's landmarks are not looked at
 
 
 def resolve_device(name: str) -> torch.device:
@@ -110,32 +106,6 @@ def cell_depths(depth: np.ndarray, pixels_N2: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values) & (values > 0), values, np.float32(0))
 
 
-@dataclass
-class SubMap:
-    """A sub-map on its device; without positioning where it has no landmarks, or they are not asked."""
-
-    bundle: MapBundle
-    expert: Expert
-    positioning: Positioning | None
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A sub-map that may have been seen: keypoints and, for the most likely ones, matches to anywhere, on their way beside the network."""
-
-    index: int
-    sub_map: SubMap
-    view: Future[View] | None
-    anywhere: Future[tuple[Correspondences, Tensor]] | None = None
-
-    def matched(self, thread: ThreadPoolExecutor) -> Attempt:
-        """With matches to anywhere begun."""
-        if self.view is None or self.anywhere is not None:
-            return self
-        view, positioning = self.view, self.sub_map.positioning
-        return replace(self, anywhere=thread.submit(lambda: positioning.anywhere(view.result())))
-
-
 @dataclass(frozen=True)
 class Pose:
     """Of one attempt: camera_from_map_44 and hessian_66 in the frame of the sub-map, soft count and score of the landmarks, 0 where they
@@ -153,18 +123,10 @@ class Localizer:
     def __init__(self, bundle: MapBundle | Site, device: str = 'auto', estimator: EstimatorOptions = EstimatorOptions(),
                  integrity: IntegrityOptions = IntegrityOptions(), gating: GatingOptions = GatingOptions()) -> None:
         self.device = resolve_device(device)
-        self.site = site_of(bundle) if isinstance(bundle, MapBundle) else bundle
-        self.estimator, self.integrity, self.gating_options = estimator, integrity, gating
+        self.estimator, self.integrity = estimator, integrity
         self.encoder = shared_encoder(str(self.device))
-        self.map_frame = self.site.frame_id
-        self.sub_maps = SubMaps(self._made_ready, gating.experts_in_memory)
-        self.gating = None
-        if len(self.site.entries) > 1:
-            self.gating = Gating([Prototypes(each.descriptors_MD.to(self.device)) for each in self.site.prototypes])
-        else:
-            self.sub_maps.get(0)
-        # Beside the encoder: OpenCV and torch both release the interpreter.
-        self._landmark_thread = ThreadPoolExecutor(1, 'landmarks')
+        site = site_of(bundle) if isinstance(bundle, MapBundle) else bundle
+        self.choice, self.map_frame = Choice(site, self.device, estimator, gating), site.frame_id
 
     @classmethod
     def from_map(cls, path: str | Path, device: str = 'auto', estimator: EstimatorOptions = EstimatorOptions(),
@@ -188,14 +150,14 @@ class Localizer:
             guess: where landmarks confirm it, the rest of the chain is not run. prior: probability of each sub-map before the frame.
         """
         watch = Stopwatch()
-        sight = self._landmark_thread.submit(look, frame, self.device) if self.estimator.landmarks and self._has_landmarks() else None
-        expected = self._expected(guess, prior)
-        attempt = None if expected is None else self._attempt(expected, sight)
-        if guess is not None and attempt.view is not None:
-            tracked = self._track(frame, attempt, guess, prior, watch)
+        choice = self.choice
+        sight = choice.landmark_thread.submit(look, frame, self.device) if choice.has_landmarks else None
+        expected = choice.expected(guess, prior, sight)
+        if guess is not None and expected.view is not None:
+            tracked = self._track(frame, expected, guess, prior, watch)
             if tracked.verdict.accepted and tracked.landmarks >= guess.min_landmarks:
                 return tracked
-        attempt = None if attempt is None else attempt.matched(self._landmark_thread)
+        expected = None if expected is None else choice.matched(expected)
         grid = cell_grid(frame.camera)
         resized = cv2.resize(frame.image, (grid.width, grid.height), interpolation=cv2.INTER_AREA)
         depth = cell_depths(frame.depth, grid.pixels_N2) if modality == 'rgbd' and frame.depth is not None else None
@@ -205,8 +167,12 @@ class Localizer:
         maps_CHW = self.encoder(image_to_tensor(resized).to(self.device, non_blocking=True))[0]
         features = maps_CHW.flatten(1)[:, grid.cells_N.to(self.device)].T
         watch.lap('encoder')
-        gated_E1, parts = self._shared_out(maps_CHW, frame, prior, watch)
-        attempts = self._attempts(parts, attempt, sight, watch)
+        gated_E1, parts = choice.shared_out(maps_CHW, _seed(frame), prior)
+        if choice.gating is not None:
+            watch.lap('gating')
+        attempts = choice.attempts(parts, expected, sight)
+        if choice.gating is not None:
+            watch.lap('load')
         points_AN3, scales_AN = predict([each.sub_map.expert for each in attempts], features)
         watch.lap('expert')
         count = len(attempts)
@@ -215,10 +181,11 @@ class Localizer:
                              None if depth is None else torch.from_numpy(depth)[None].to(self.device).expand(count, -1), self.estimator)
         first = self._first_poses(frame, modality, cells, guidance(scales_AN), attempts, list(parts.values()))
         finished = finished_by_angle(cells, first, self.estimator)
-        chances, evidence = self._first_evidence(cells, finished, first, attempts, gated_E1)
+        by_cells, by_landmarks = self._first_evidence(cells, finished, first, attempts)
+        promising = self._promising(posterior(gated_E1, added(by_cells, by_landmarks)), attempts)
         watch.lap('estimator')
-        poses = {row: self._by_landmarks(row, attempts, first, finished, modality, evidence) for row in self._promising(chances, attempts)}
-        posterior_E1 = posterior(gated_E1, evidence)
+        poses = {row: self._by_landmarks(row, attempts, first, finished, modality, by_landmarks) for row in promising}
+        posterior_E1 = posterior(gated_E1, added(by_cells, by_landmarks))
         best = max(poses, key=lambda row: posterior_E1[attempts[row].index])
         if any(each.view is not None for each in attempts):
             watch.lap('landmarks')
@@ -226,64 +193,13 @@ class Localizer:
         support = self._support(problem_of(cells, best), pose, attempts[best].view is not None, grid)
         numbers = self._evidence(pose.camera_from_map_44, pose.hessian_66, *support, pose.landmarks)
         watch.lap('evidence')
-        return self._answer(frame, modality, attempts[best].sub_map, numbers, self._named(posterior_E1), watch)
-
-    def _made_ready(self, index: int) -> SubMap:
-        bundle = self.site.read(index)
-        positioning = None
-        if bundle.landmarks and self.estimator.landmarks:
-            positioning = Positioning(bundle.landmarks, self.device, self.estimator, bundle.covariance_factors['landmarks'])
-        return SubMap(bundle, bundle.expert.to(self.device), positioning)
-
-    def _has_landmarks(self) -> bool:
-        return self.gating is not None or self.sub_maps.get(0).positioning is not None
-
-    def _expected(self, guess: Guess | None, prior: Mapping[str, float] | None) -> int | None:
-        """The sub-map that the frame is probably of, before it is looked at."""
-        if self.gating is None:
-            return 0
-        names = [entry.name for entry in self.site.entries]
-        if guess is not None:
-            if guess.expert in names:
-                return names.index(guess.expert)
-            return int(np.argmin(self.site.distances(np.linalg.inv(guess.camera_from_map)[:3, 3])))
-        likely = None if prior is None else max(names, key=lambda name: prior[name])
-        return names.index(likely) if likely is not None and prior[likely] > EXPECTED else None
-
-    def _attempt(self, index: int, sight: Future[Sight] | None) -> Attempt:
-        sub_map = self.sub_maps.get(index)
-        if sight is None or sub_map.positioning is None:
-            return Attempt(index, sub_map, None)
-        return Attempt(index, sub_map, self._landmark_thread.submit(lambda: sub_map.positioning.view(sight.result())))
-
-    def _shared_out(self, maps_CHW: Tensor, frame: Frame, prior: Mapping[str, float] | None,
-                    watch: Stopwatch) -> tuple[np.ndarray, dict[int, int]]:
-        """(E + 1,) probabilities by the gating, and the parts of the budget that sub-maps get, the most probable ones first.
-
-        The host has to know who is asked: a frame of a map of many sub-maps waits for the device here, and before landmarks are matched.
-        """
-        options = self.gating_options
-        if self.gating is None:
-            return np.array([1.0, 0.0]), {0: options.parts}
-        known = None if prior is None else torch.tensor([prior[entry.name] for entry in self.site.entries], device=self.device)
-        gated_E1 = self.gating.probabilities(describe(maps_CHW), known).double().cpu().numpy()
-        offset = uniform_draws([_seed(frame)], 1)[0, 0, 0].item()
-        parts = parts_of_budget(gated_E1[:-1], options.parts, options.most_experts, offset)
-        watch.lap('gating')
-        return gated_E1, parts
-
-    def _attempts(self, parts: dict[int, int], expected: Attempt | None, sight: Future[Sight] | None, watch: Stopwatch) -> list[Attempt]:
-        """One for each sub-map that gets a part of the budget, in that order."""
-        attempts = [expected if expected is not None and expected.index == index else self._attempt(index, sight) for index in parts]
-        if self.gating is not None:
-            watch.lap('load')
-        return [each.matched(self._landmark_thread) if row < MATCHED_EXPERTS else each for row, each in enumerate(attempts)]
+        return self._answer(frame, modality, attempts[best].sub_map, numbers, choice.named(posterior_E1), watch)
 
     def _track(self, frame: Frame, attempt: Attempt, guess: Guess, prior: Mapping[str, float] | None, watch: Stopwatch) -> Estimate:
         """The pose by the landmarks around a guess alone: no cells, hence none to count."""
         view, positioning = attempt.view.result(), attempt.sub_map.positioning
         watch.lap('keypoints')
-        start_44 = torch.from_numpy(guess.camera_from_map @ self.site.entries[attempt.index].site_from_map_44).to(self.device)
+        start_44 = torch.from_numpy(guess.camera_from_map @ attempt.sub_map.bundle.entry.site_from_map_44).to(self.device)
         near = positioning.near(view, start_44, guess.radius_px * view.pixel)
         none = torch.zeros_like(near.inliers)
         landmarks = torch.where(near.enough, near.inliers, none)
@@ -304,33 +220,31 @@ class Localizer:
         if len(attempts) == 1:
             return estimate(problem, weights_BN, draws_1K3.expand(len(weights_BN), -1, -1), self.estimator)
         options = replace(self.estimator, refined=max(2, self.estimator.refined // len(attempts)))
-        return estimate(problem, weights_BN, draws_of_parts(draws_1K3, parts, self.gating_options.parts), options)
+        return estimate(problem, weights_BN, draws_of_parts(draws_1K3, parts, self.choice.options.parts), options)
 
-    def _first_evidence(self, cells: Correspondences, finished: Solution, first: Solution, attempts: list[Attempt],
-                        gated_E1: np.ndarray) -> tuple[np.ndarray, dict[int, float]]:
-        """(A,) chances of the attempts, before landmarks are matched around their poses, and sub-map -> odds by its cells.
+    def _first_evidence(self, cells: Correspondences, finished: Solution, first: Solution,
+                        attempts: list[Attempt]) -> tuple[dict[int, float], dict[int, float]]:
+        """Sub-map -> odds by its cells, and by the matches of keypoints to anywhere, before landmarks are matched around a pose.
 
         Cells next to each other err together; the factor on their covariance says by how much their likelihood is too sure.
         """
-        if self.gating is None:
-            return np.ones(1), {}
+        if self.choice.gating is None:
+            return {}, {}
         scores_A = agreement(cells, finished.camera_from_map_B44[:len(attempts)], self.estimator)
-        numbers = torch.cat([scores_A, first.inliers_B[len(attempts):]]).cpu().numpy()
-        odds = {each.index: score / max(1.0, each.sub_map.bundle.covariance_factors['rgb']) for each, score in zip(attempts, numbers)}
+        numbers = torch.cat([scores_A, first.inliers_B[len(attempts):]]).cpu().tolist()
+        by_cells = {each.index: score / max(1.0, each.sub_map.bundle.covariance_factors['rgb']) for each, score in zip(attempts, numbers)}
         matched = [each.index for each in attempts if each.anywhere is not None]
-        hints = {index: max(0.0, inliers - MIN_ANYWHERE) for index, inliers in zip(matched, numbers[len(attempts):])}
-        likely_E1 = posterior(gated_E1, {index: value + hints.get(index, 0.0) for index, value in odds.items()})
-        chances_A = likely_E1[[each.index for each in attempts]]
-        return chances_A / chances_A.sum(), odds
+        return by_cells, {index: max(0.0, inliers - MIN_ANYWHERE) for index, inliers in zip(matched, numbers[len(attempts):])}
 
-    def _promising(self, chances_A: np.ndarray, attempts: list[Attempt]) -> list[int]:
+    def _promising(self, posterior_E1: np.ndarray, attempts: list[Attempt]) -> list[int]:
         """The rows whose landmarks are worth looking at, the best first."""
+        chances_A = posterior_E1[[each.index for each in attempts]]
         order = np.argsort(-chances_A, kind='stable')[:MATCHED_EXPERTS]
-        return [int(row) for row in order if row == order[0] or chances_A[row] > HOPELESS]
+        return [int(row) for row in order if row == order[0] or chances_A[row] > HOPELESS * chances_A[order[0]]]
 
     def _by_landmarks(self, row: int, attempts: list[Attempt], first: Solution, finished: Solution, modality: str,
-                      evidence: dict[int, float]) -> Pose:
-        """The pose of an attempt, by landmarks where they suffice; adds what they say to the evidence of several."""
+                      odds: dict[int, float]) -> Pose:
+        """The pose of an attempt, by landmarks where they suffice; what they say is kept among the odds by landmarks."""
         attempt = attempts[row]
         factors = attempt.sub_map.bundle.covariance_factors
         pose_44, hessian_66 = finished.camera_from_map_B44[row], finished.hessian_B66[row] / factors[modality]
@@ -340,8 +254,8 @@ class Localizer:
         near = self._near_first_poses(attempt, self._anywhere_row(row, attempts), first, pose_44)
         pose = Pose(torch.where(near.enough, near.pose_44, pose_44), torch.where(near.enough, near.hessian_66, hessian_66),
                     torch.where(near.enough, near.inliers, none), torch.where(near.enough, near.score, none))
-        if self.gating is not None:
-            evidence[attempt.index] += pose.score.item() / max(1.0, factors['landmarks'])
+        if self.choice.gating is not None:
+            odds[attempt.index] = max(odds.get(attempt.index, 0.0), pose.score.item() / max(1.0, factors['landmarks']))
         return pose
 
     @staticmethod
@@ -388,11 +302,6 @@ class Localizer:
         parts = [se3.inverse(pose_44).flatten(), pose_covariance(hessian_66, pose_44).flatten(), torch.stack([n.double() for n in numbers])]
         return torch.cat(parts).cpu().numpy()
 
-    def _named(self, posterior_E1: np.ndarray) -> dict[str, float]:
-        if self.gating is None:
-            return {}
-        return dict(zip([*(entry.name for entry in self.site.entries), NONE], posterior_E1.tolist()))
-
     def _answer(self, frame: Frame, modality: str, sub_map: SubMap, evidence: np.ndarray, named: dict[str, float], watch: Stopwatch,
                 tracked: bool = False) -> Estimate:
         map_from_camera, covariance = evidence[:16].reshape(4, 4), evidence[16:52].reshape(6, 6)
@@ -405,15 +314,10 @@ class Localizer:
         if named and not tracked:
             verdict = judge_place(verdict, entry.name, named, self.integrity)
         site_from_camera, covariance = in_site(entry.site_from_map_44, map_from_camera, covariance)
-        if self.gating is not None and verdict.accepted:
-            self._preload_around(site_from_camera[:3, 3])
+        if verdict.accepted:
+            self.choice.preload_around(site_from_camera[:3, 3])
         return Estimate(frame.stamp_ns, site_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
                         rms * (frame.camera.fx if modality == 'rgb' else 1.0), dict(watch.stages), landmarks, tracked, named)
-
-    def _preload_around(self, place_3: np.ndarray) -> None:
-        distances_E = self.site.distances(place_3)
-        near = np.flatnonzero(distances_E < self.gating_options.preload_distance)
-        self.sub_maps.preload(near[np.argsort(distances_E[near], kind='stable')].tolist())
 
 
 def in_site(site_from_map_44: np.ndarray, map_from_camera: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ odds as the score is, and they add up to a posterior.
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 
 import numpy as np
@@ -53,7 +54,7 @@ def agreement(cells: Correspondences, poses_B44: Tensor, options: EstimatorOptio
     return Kernel(options.inlier_sigmas).score(problem, white, ASSUMED_SHARE)[:, 0]
 
 
-def posterior(probabilities_E1: np.ndarray, evidence: dict[int, float]) -> np.ndarray:
+def posterior(probabilities_E1: np.ndarray, evidence: Mapping[int, float]) -> np.ndarray:
     """(E + 1,) of the experts and of none, last.
 
     Args:
@@ -65,6 +66,11 @@ def posterior(probabilities_E1: np.ndarray, evidence: dict[int, float]) -> np.nd
         logits_E1[expert] += odds
     weights_E1 = np.exp(logits_E1 - logits_E1.max())
     return weights_E1 / weights_E1.sum()
+
+
+def added(*evidence: Mapping[int, float]) -> dict[int, float]:
+    """Evidence of several kinds, as if they were independent."""
+    return {expert: sum(each.get(expert, 0.0) for each in evidence) for expert in {key for each in evidence for key in each}}
 
 
 def problem_of(cells: Correspondences, row: int) -> Correspondences:

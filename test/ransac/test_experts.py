@@ -14,7 +14,7 @@ from dsac_ros.geometry import se3
 from dsac_ros.ransac.cells import cell_problem, searched_by_angle
 from dsac_ros.ransac.correspondences import stacked
 from dsac_ros.ransac.estimator import estimate, generate
-from dsac_ros.ransac.experts import agreement, draws_of_parts, parts_of_budget, posterior, problem_of
+from dsac_ros.ransac.experts import added, agreement, draws_of_parts, parts_of_budget, posterior, problem_of
 from dsac_ros.ransac.sampling import uniform_draws
 
 OPTIONS = EstimatorOptions()
@@ -96,6 +96,10 @@ def test_posterior_is_bayes() -> None:
     np.testing.assert_allclose(after, expected / expected.sum())
     np.testing.assert_allclose(posterior(gated, {}), gated)
     np.testing.assert_allclose(posterior(np.array([0.0, 1.0, 0.0]), {0: 2000.0, 1: 500.0}), [1, 0, 0], atol=1e-9)  # no overflow
+
+
+def test_evidence_adds_up() -> None:
+    assert added({1: 2.0, 0: 1.0}, {1: 0.5, 7: 4.0}, {}) == {0: 1.0, 1: 2.5, 7: 4.0}
 
 
 def test_batches_of_any_size_are_stacked() -> None:
