@@ -8,7 +8,7 @@ import sys
 from dsac_ros.errors import DsacError, Interrupted
 
 INTERRUPTED = 130  # exit code, as of a shell after Ctrl-C
-COMMANDS = ('map', 'finetune', 'evaluate', 'view', 'convert', 'synth')
+COMMANDS = ('map', 'maps', 'finetune', 'evaluate', 'view', 'convert', 'synth')
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -177,6 +177,19 @@ class EstimatorOptions(Options):
 
 
 @dataclass(frozen=True)
+class GatingOptions(Options):
+    """Maps of many sub-maps: which of them are asked, and kept (dsac_ros.networks.gating, dsac_ros.ransac.experts)."""
+
+    most_experts: int = option(4, 'sub-maps that the hypotheses of a frame are shared out over, at the most', low=1, high=64)
+    parts: int = option(8, 'equal parts of the hypotheses that are shared out; a sub-map that gets none is not run', low=1, high=64)
+    experts_in_memory: int = option(16, 'sub-maps kept in memory, the last used ones; about 10 MB each', low=4, high=10000)
+    preload_distance: float = option(5.0, 'a sub-map whose mapped points are nearer than this to the last pose is read beforehand',
+                                     unit='m', low=0.0, high=1e4)
+    leak: float = option(0.05, 'probability that a frame is of any sub-map, whatever the one before was of; half where that one was '
+                         'refused', low=1e-6, high=1.0)
+
+
+@dataclass(frozen=True)
 class TrackingOptions(Options):
     """What the frames before are used for (dsac_ros.tracking.tracker)."""
 
@@ -211,6 +224,8 @@ class IntegrityOptions(Options):
                                               high=10.0)
     min_margin: float = threshold(0.0, 'least lead of the pose over the best candidate of another place (estimator.mode_distance), in '
                                   'logarithms of the likelihood; 0 = off', low=0.0, high=1e9)
+    min_posterior: float = threshold(0.9, 'smallest probability of the sub-map that a pose is in, against the other ones and none', low=0.0,
+                                     high=1.0)
     map_margin: float = threshold(3.0, 'how far the camera may be outside of the box of the mapped points', unit='m', low=0.0, high=1e4)
 
 
@@ -241,16 +256,16 @@ class StateOptions(Options):
 
 
 # Prefix -> what a frame is localised with, as parameters of the node, `--set` of an evaluation and sections of config/localize.yaml.
-LOCALIZER_GROUPS: dict[str, type[Any]] = {'estimator': EstimatorOptions, 'tracking': TrackingOptions, 'integrity': IntegrityOptions,
-                                       'state': StateOptions}
+LOCALIZER_GROUPS: dict[str, type[Any]] = {'estimator': EstimatorOptions, 'gating': GatingOptions, 'tracking': TrackingOptions,
+                                       'integrity': IntegrityOptions, 'state': StateOptions}
 
 # What integrity.precision sets; medium is the defaults.
 PRECISION: dict[str, dict[str, Any]] = {
-    'low': {'integrity.min_inliers': 25.0, 'integrity.min_inlier_ratio': 0.15, 'integrity.min_spread': 0.3, 'integrity.min_landmarks': 20.0,
+    'low': {'integrity.min_inliers': 25.0, 'integrity.min_inlier_ratio': 0.25, 'integrity.min_spread': 0.3, 'integrity.min_landmarks': 20.0,
             'integrity.sure_landmarks': 60.0, 'integrity.min_support': 0.02, 'integrity.max_position_deviation': 1.0,
             'integrity.max_rotation_deviation': 0.4, 'state.max_odometry_chi2': 80.0},
     'medium': {},
-    'high': {'integrity.min_inliers': 60.0, 'integrity.min_inlier_ratio': 0.35, 'integrity.min_spread': 0.5,
+    'high': {'integrity.min_inliers': 60.0, 'integrity.min_inlier_ratio': 0.45, 'integrity.min_spread': 0.5,
              'integrity.min_landmarks': 40.0, 'integrity.sure_landmarks': 120.0, 'integrity.min_support': 0.05,
              'integrity.max_position_deviation': 0.1, 'integrity.max_rotation_deviation': 0.05, 'integrity.min_margin': 10.0,
              'state.agreeing': 3, 'state.max_odometry_chi2': 25.0},

@@ -13,6 +13,7 @@ from dsac_ros.config import (
     EstimatorOptions,
     FinetunerOptions,
     FinetuningOptions,
+    GatingOptions,
     IntegrityOptions,
     MappingOptions,
     NodeOptions,
@@ -27,8 +28,8 @@ from dsac_ros.config import (
 from dsac_ros.errors import ConfigError
 from dsac_ros.evaluation.options import EvaluationOptions
 
-GROUPS = [NodeOptions, EstimatorOptions, TrackingOptions, IntegrityOptions, StateOptions, MappingOptions, FinetuningOptions,
-          SourceOptions, FinetunerOptions, EvaluationOptions]
+GROUPS = [NodeOptions, EstimatorOptions, GatingOptions, TrackingOptions, IntegrityOptions, StateOptions, MappingOptions,
+          FinetuningOptions, SourceOptions, FinetunerOptions, EvaluationOptions]
 EVERY = [(group, f) for group in GROUPS for f in fields(group)]
 NAMES = [f'{group.__name__}.{f.name}' for group, f in EVERY]
 

@@ -52,11 +52,11 @@ def _look(options: argparse.Namespace) -> int:
         raise DataError(f'{options.what}: is no results folder (no summary.json); for a map name a SOURCE of frames too')
     groups = build_groups(LOCALIZER_GROUPS, parse_settings(LOCALIZER_GROUPS, options.set))
     source = ThinnedSource(source_from(options.source, options, load_depth=options.modality != 'rgb'), options.every, options.frames)
-    localizer = Localizer.from_map(options.what, options.device, groups['estimator'], groups['integrity'])
+    localizer = Localizer.from_map(options.what, options.device, groups['estimator'], groups['integrity'], groups['gating'])
     modality = choose_modality(source, options.modality)
     recording, count = Recording(options.out), 0
-    recording.show_map(map_view(localizer.bundle))
-    replayed = replay(Tracker(localizer, groups['tracking']), source, modality, groups['state'])
+    recording.show_map(map_view(localizer.choice.site))
+    replayed = replay(Tracker(localizer, groups['tracking'], groups['gating']), source, modality, groups['state'])
     for each in progress_bar('frames', len(source), iterable=replayed):
         support = None if each.estimate is None else support_of(localizer, each.frame, each.estimate)
         recording.show(each.result, each.frame, support)
@@ -67,14 +67,14 @@ def _look(options: argparse.Namespace) -> int:
 
 def _look_back(options: argparse.Namespace) -> int:
     """What an evaluation wrote; the map too, where it is still at its place."""
-    from dsac_ros.maps.bundle import load_map
+    from dsac_ros.maps.site import open_site
     from dsac_ros.viewing.recording import Recording
     from dsac_ros.viewing.shapes import map_view
     results = read_per_frame(options.what / 'per_frame.csv')[::options.every][:options.frames or None]
     recording = Recording(options.out)
     try:
         described = json.loads((options.what / 'summary.json').read_text())['run']
-        recording.show_map(map_view(load_map(described['map_path'])))
+        recording.show_map(map_view(open_site(described['map_path'])))
     except (MapError, ValueError, KeyError, TypeError) as error:
         print(f'dsac-ros view: the map is not shown: {error}')
     for result in results:

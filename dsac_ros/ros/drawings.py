@@ -15,7 +15,7 @@ from dsac_ros.records import Camera, Estimate
 from dsac_ros.ros.messages import set_pose, time_message
 from dsac_ros.tracking.state import Decision
 from dsac_ros.viewing import shapes
-from dsac_ros.viewing.shapes import Extent, MapView
+from dsac_ros.viewing.shapes import Extent, shifted
 from dsac_ros.viewing.support import Support
 
 FRUSTUM_LIFE_S = 2  # after the last pose it disappears from RViz
@@ -53,10 +53,10 @@ def inlier_cloud(header: Header, support: Support, camera: Camera) -> PointCloud
     return cloud(header, table, ('x', 'y', 'z', 'rgb', 'residual_px'))
 
 
-def expert_markers(header: Header, view: MapView, posterior: Mapping[str, float]) -> MarkerArray:
+def expert_markers(header: Header, experts: Iterable[Extent], posterior: Mapping[str, float]) -> MarkerArray:
     """A box around the points of each expert, the less transparent the more probable, and its name."""
     markers = [Marker(header=header, action=Marker.DELETEALL)]  # those of another map
-    for number, expert in enumerate(view.experts):
+    for number, expert in enumerate(experts):
         share = posterior.get(expert.name, 0.0)
         markers += [_box(header, number, expert, share), _label(header, number, expert, share)]
     return MarkerArray(markers=markers)
@@ -75,8 +75,8 @@ def cloud(header: Header, table: np.ndarray, names: tuple[str, ...]) -> PointClo
 
 def _box(header: Header, number: int, expert: Extent, share: float) -> Marker:
     marker = Marker(header=header, ns='extent', id=number, type=Marker.CUBE, action=Marker.ADD)
-    set_pose(marker.pose, _at(expert.centre))
-    marker.scale.x, marker.scale.y, marker.scale.z = (max(float(v), 0.01) for v in expert.extent)
+    set_pose(marker.pose, expert.map_from_box)
+    marker.scale.x, marker.scale.y, marker.scale.z = (max(float(v), 0.01) for v in expert.size)
     marker.color = _colour((70, 130, 230), FAINT + (STRONG - FAINT) * share)
     return marker
 
@@ -84,16 +84,10 @@ def _box(header: Header, number: int, expert: Extent, share: float) -> Marker:
 def _label(header: Header, number: int, expert: Extent, share: float) -> Marker:
     marker = Marker(header=header, ns='name', id=number, type=Marker.TEXT_VIEW_FACING, action=Marker.ADD,
                     text=f'{expert.name} {100 * share:.0f} %')
-    set_pose(marker.pose, _at(expert.centre + [0.0, 0.0, expert.extent[2] / 2]))
+    set_pose(marker.pose, expert.map_from_box @ shifted(np.array([0.0, 0.0, expert.size[2] / 2])))
     marker.scale.z = 0.2
     marker.color = _colour((255, 255, 255), 1.0)
     return marker
-
-
-def _at(place: np.ndarray) -> np.ndarray:
-    out = np.eye(4)
-    out[:3, 3] = place
-    return out
 
 
 def _colour(rgb: tuple[int, int, int], opacity: float) -> ColorRGBA:

@@ -66,7 +66,7 @@ class Pictures:
         header = Header(stamp=time_message(estimate.stamp_ns), frame_id=self._map_frame)
         support = cache(lambda: support_of(localizer, frame, estimate))  # found once for both
         self._now_and_then(self._experts, lambda: drawings.expert_markers(
-            header, shapes.map_view(localizer.bundle), {estimate.expert: 1.0}))
+            header, shapes.extents(localizer.choice.site), estimate.posterior or {estimate.expert: 1.0}))
         self._now_and_then(self._images, lambda: colour_message(shapes.with_support(
             frame.image, support(), shapes.caption(support(), decision.state.name, decision.reasons)), estimate.stamp_ns))
         if not decision.published:
@@ -89,7 +89,7 @@ class Pictures:
         from dsac_ros.ros import drawings
         from dsac_ros.viewing import shapes
         self._map_sent = True
-        points_N3 = shapes.map_view(self._tracker.localizer.bundle).points_N3
+        points_N3 = shapes.map_view(self._tracker.localizer.choice.site).points_N3
         self._map_points.publish(drawings.cloud(Header(frame_id=self._map_frame), points_N3.astype('<f4'), ('x', 'y', 'z')))
 
 

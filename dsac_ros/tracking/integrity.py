@@ -1,6 +1,8 @@
 """Independent tests that a pose must pass before it is published; the names of those that failed."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from dsac_ros.config import IntegrityOptions
@@ -47,3 +49,15 @@ def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, i
 def passes(check: Check) -> bool:
     """Whether the value is on the good side of its limit, or on it."""
     return check.value >= check.limit if check.name.startswith('min_') else check.value <= check.limit
+
+
+def judge_place(verdict: Verdict, expert: str, posterior: Mapping[str, float], options: IntegrityOptions) -> Verdict:
+    """The same with whether the frame is of this sub-map, and not of another one (ambiguous_place) or of none of them (unknown_place).
+
+    Args:
+        posterior: name -> probability, '' none of them.
+    """
+    if posterior[expert] >= options.min_posterior:
+        return verdict
+    rival = max((name for name in posterior if name != expert), key=lambda name: posterior[name])
+    return Verdict(False, (*verdict.reasons, 'ambiguous_place' if rival else 'unknown_place'), verdict.checks)

@@ -53,7 +53,8 @@ class Recording:
         rr = self._rr
         self._stream.log('map/points', rr.Points3D(view.points_N3, radii=0.01, colors=(150, 150, 150)), static=True)
         self._stream.log('map/experts', rr.Boxes3D(
-            centers=[e.centre for e in view.experts], sizes=[e.extent for e in view.experts], labels=[e.name for e in view.experts],
+            centers=[e.map_from_box[:3, 3] for e in view.experts], sizes=[e.size for e in view.experts],
+            quaternions=[quat_xyzw_of(e.map_from_box) for e in view.experts], labels=[e.name for e in view.experts],
             colors=(70, 130, 230)), static=True)
 
     def show(self, result: FrameResult, frame: Frame | None = None, support: Support | None = None) -> None:

@@ -11,7 +11,7 @@ from dsac_ros.geometry.camera import bearings
 from dsac_ros.records import Camera
 
 if TYPE_CHECKING:
-    from dsac_ros.maps.bundle import MapBundle
+    from dsac_ros.maps.site import Site
     from dsac_ros.viewing.support import Support
 
 FRUSTUM_M = 0.3  # how far from the camera its image is drawn
@@ -23,11 +23,11 @@ STATE_COLOURS = {'TRACKING': GREEN, 'DEGRADED': YELLOW, 'INITIALISING': YELLOW, 
 
 @dataclass(frozen=True, eq=False)
 class Extent:
-    """The box of the mapped points of an expert [m, map frame]."""
+    """The box of the mapped points of an expert: its pose in the map (4, 4) and its size along its own axes [m]."""
 
     name: str
-    centre: np.ndarray
-    extent: np.ndarray
+    map_from_box: np.ndarray
+    size: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +38,27 @@ class MapView:
     experts: tuple[Extent, ...]
 
 
-def map_view(bundle: MapBundle) -> MapView:
-    """What there is to see of a map."""
-    points = bundle.landmarks.points_L3 if bundle.landmarks else bundle.expert.centres
-    entry = bundle.entry
-    return MapView(points.cpu().numpy(), (Extent(entry.name, np.array(entry.centre), np.array(entry.extent)),))
+def map_view(site: Site) -> MapView:
+    """What there is to see of a map; reads all of it."""
+    points = []
+    for index, entry in enumerate(site.entries):
+        bundle = site.read(index)
+        mapped = bundle.landmarks.points_L3 if bundle.landmarks else bundle.expert.centres
+        points.append(mapped.cpu().numpy() @ entry.site_from_map_44[:3, :3].T + entry.site_from_map_44[:3, 3])
+    return MapView(np.concatenate(points), extents(site))
+
+
+def extents(site: Site) -> tuple[Extent, ...]:
+    """Of all experts, as the manifest has them."""
+    return tuple(Extent(entry.name, entry.site_from_map_44 @ shifted(np.array(entry.centre)), np.array(entry.extent))
+                 for entry in site.entries)
+
+
+def shifted(place_3: np.ndarray) -> np.ndarray:
+    """(4, 4) a frame at this place, not turned."""
+    out = np.eye(4)
+    out[:3, 3] = place_3
+    return out
 
 
 def frustum(camera: Camera) -> np.ndarray:

@@ -41,11 +41,12 @@ class Support:
 def support_of(localizer: Localizer, frame: Frame, estimate: Estimate) -> Support:
     """Of the frame that the localizer was asked for last. Landmarks where the pose is by them, else cells, else nothing."""
     seen, kind = localizer.seen, 'landmarks' if estimate.landmarks or localizer.seen.cells is None else 'cells'
-    pose_44 = torch.from_numpy(np.linalg.inv(estimate.map_from_camera)).to(localizer.device)
+    site_from_map = seen.sub_map.bundle.entry.site_from_map_44
+    pose_44 = torch.from_numpy(np.linalg.inv(estimate.map_from_camera) @ site_from_map).to(localizer.device)
     if kind == 'cells':
         problem = seen.cells
     elif seen.view is not None and torch.isfinite(pose_44).all():
-        problem = localizer.positioning.matches(seen.view, pose_44, RADIUS_PX * seen.view.pixel)
+        problem = seen.sub_map.positioning.matches(seen.view, pose_44, RADIUS_PX * seen.view.pixel)
     else:
         return Support(kind, np.zeros((0, 3)), np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0), np.zeros(0, bool))
     residuals = problem.residuals(problem.vectors(pose_44[None, None]))
@@ -58,5 +59,6 @@ def support_of(localizer: Localizer, frame: Frame, estimate: Estimate) -> Suppor
     points_N3, bearings_N3 = rows[:, :3], rows[:, 3:6]
     local_N3 = points_N3 @ pose_44[:3, :3].cpu().numpy().T + pose_44[:3, 3].cpu().numpy()
     ahead = (local_N3[:, 2] > 0.01) & (bearings_N3[:, 2] > 0.01)  # a fisheye sees what no pixel of ours is drawn for
+    points_N3 = points_N3 @ site_from_map[:3, :3].T + site_from_map[:3, 3]
     return Support(kind, points_N3[ahead], pixels_of(frame.camera, bearings_N3[ahead]), pixels_of(frame.camera, local_N3[ahead]),
                    rows[ahead, 6] * frame.camera.fx, rows[ahead, 7] > 0)

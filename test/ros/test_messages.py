@@ -65,6 +65,13 @@ def test_the_tests_of_a_pose_go_out_under_the_names_of_their_parameters() -> Non
     assert set(status.test_names) <= known
 
 
+def test_status_names_the_likely_sub_maps() -> None:
+    unsure = replace(estimate(), posterior={'hall': 0.25, 'lab': 0.7, 'attic': 1e-5, '': 0.04999})
+    status = messages.status_message(5, 'map', Decision(State.TRACKING, True), unsure)
+    assert list(status.experts) == ['lab', 'hall', ''] and list(status.posterior) == pytest.approx([0.7, 0.25, 0.04999])
+    assert not messages.status_message(5, 'map', Decision(State.TRACKING, True), estimate()).experts
+
+
 def test_the_states_of_the_message_are_those_of_the_machine() -> None:
     assert all(getattr(LocalizationStatus, state.name) == state for state in State)
 

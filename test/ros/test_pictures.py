@@ -87,8 +87,8 @@ def stamp_of(message: Any) -> int:
 
 def test_nothing_is_drawn_for_nobody(running: Any, small_room: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted where it is done; then somebody looks, and it is done."""
-    counts = {'support_of': 0, 'map_view': 0}
-    for module, name in ((support, 'support_of'), (shapes, 'map_view')):
+    counts = {'support_of': 0, 'extents': 0}
+    for module, name in ((support, 'support_of'), (shapes, 'extents')):
         def counted(*arguments: Any, real: Any = getattr(module, name), name: str = name) -> Any:
             counts[name] += 1
             return real(*arguments)
@@ -96,13 +96,13 @@ def test_nothing_is_drawn_for_nobody(running: Any, small_room: Any, monkeypatch:
     with running() as (player, eyes):
         for frame in small_room[1][:3]:
             show(player, frame)
-        assert counts == {'support_of': 0, 'map_view': 0}
+        assert counts == {'support_of': 0, 'extents': 0}
         for name in ('debug_image', 'inliers', 'experts'):
             eyes.open(name)
         for name in ('debug_image', 'inliers', 'experts'):
             eyes.got(name, do=lambda: show(player, small_room[1][0]))
         images = len(eyes.seen['debug_image'])
-        assert counts['map_view'] >= 1 and counts['support_of'] >= 1
+        assert counts['extents'] >= 1 and counts['support_of'] >= 1
         begin = time.monotonic()
         for _ in range(5):
             show(player, small_room[1][0])

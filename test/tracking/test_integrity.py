@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from dsac_ros.config import LOCALIZER_GROUPS, IntegrityOptions, build_groups
 from dsac_ros.records import Verdict
-from dsac_ros.tracking.integrity import judge, passes
+from dsac_ros.tracking.integrity import judge, judge_place, passes
 
 OPTIONS = IntegrityOptions()
 
@@ -93,8 +93,9 @@ def test_all_failures_are_named() -> None:
                   cells_suffice=False, margin=0.0, options=IntegrityOptions(min_margin=1.0))
     assert bad.reasons == ('no_landmarks', 'few_inliers', 'low_inlier_ratio', 'low_spread', 'ambiguous', 'uncertain_position',
                            'uncertain_rotation', 'outside_map')
-    # min_landmarks is no test but a way around three of them, precision a dial; what min_support and sure_landmarks ask takes landmarks.
-    assert len(bad.reasons) == len(fields(IntegrityOptions)) - 4
+    # min_landmarks is no test but a way around three of them, precision a dial; what min_support and sure_landmarks ask takes landmarks,
+    # what min_posterior asks a map of many sub-maps.
+    assert len(bad.reasons) == len(fields(IntegrityOptions)) - 5
 
 
 def test_enough_landmarks_speak_for_a_pose_that_few_cells_agree_with() -> None:
@@ -113,3 +114,13 @@ def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
         broken = np.eye(4 if name == 'map_from_camera' else 6)
         broken[1, 1] = value
     assert verdict(**{name: broken}) == Verdict(False, ('not_finite',))
+
+
+@pytest.mark.parametrize(('posterior', 'reasons'), [
+    ({'hall': 0.95, 'lab': 0.04, '': 0.01}, ()), ({'hall': 0.9, 'lab': 0.1, '': 0.0}, ()),
+    ({'hall': 0.6, 'lab': 0.3, '': 0.1}, ('ambiguous_place',)), ({'hall': 0.6, 'lab': 0.1, '': 0.3}, ('unknown_place',)),
+    ({'hall': 0.0, 'lab': 0.0, '': 1.0}, ('unknown_place',))])
+def test_a_frame_of_another_place_or_of_none_is_refused(posterior: dict[str, float], reasons: tuple[str, ...]) -> None:
+    for before in (Verdict(True), Verdict(False, ('few_inliers',))):
+        after = judge_place(before, 'hall', posterior, IntegrityOptions(min_posterior=0.9))
+        assert after == Verdict(before.accepted and not reasons, before.reasons + reasons)

@@ -36,7 +36,7 @@ def test_landmarks_are_where_the_pose_puts_them(localizer: Localizer) -> None:
     # A residual is an angle, times the focal length: off the axis a pixel is less of an angle.
     assert (apart >= 0.99 * support.residuals_px_N - 1e-6).all() and (apart <= 2 * support.residuals_px_N + 1e-6).all()
     assert np.median(apart[support.inlier_N]) < 2
-    landmarks = localizer.bundle.landmarks.points_L3.double().numpy()
+    landmarks = localizer.choice.sub_maps.get(0).bundle.landmarks.points_L3.double().numpy()
     assert (np.abs(support.points_N3[:, None] - landmarks).max(-1).min(1) < 1e-6).all(), 'of the map'
 
 
