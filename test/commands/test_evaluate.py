@@ -28,7 +28,7 @@ class NearLocalizer:
     map_frame = 'map'
 
     @classmethod
-    def from_map(cls, path, device, estimator, integrity):
+    def from_map(cls, path, device, estimator, integrity, gating):
         assert Path(path).is_dir() and device == 'cpu'
         cls.estimator, cls.guesses = estimator, []
         return cls()

@@ -11,7 +11,7 @@ from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.maps.bundle import MapBundle, save_map
 from dsac_ros.networks.encoder import CHANNELS
 from dsac_ros.networks.expert import Expert
-from dsac_ros.networks.gating import Prototypes
+from dsac_ros.networks.gating import Prototypes, describe
 
 FACTORS = {'rgb': 12.5, 'rgbd': 3.25, 'landmarks': 2.0}
 
@@ -32,7 +32,8 @@ def landmarks(count: int = 30) -> Landmarks:
 
 
 def prototypes(seed: int = 0) -> Prototypes:
-    words = torch.randn(3, CHANNELS, generator=torch.Generator().manual_seed(seed))
+    size = len(describe(torch.ones(CHANNELS, 2, 2)))
+    words = torch.randn(3, size, generator=torch.Generator().manual_seed(seed))
     return Prototypes(torch.nn.functional.normalize(words, dim=1))
 
 
