@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, TypeVar
@@ -47,14 +47,19 @@ def check_value(group: str, name: str, value: Any, default: Any, limits: Any) ->
                           f'{high if high is not None else "inf"} {limits["unit"]}'.rstrip() + f', found {value!r}')
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a refusal of an unknown name: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1)
+    return f'; did you mean {near[0]}?' if near else f'; known: {", ".join(known)}'
+
+
 def from_dict(group: type[T], values: dict[str, Any]) -> T:
     """Build an option group from a mapping; an unknown key is refused with the nearest known one."""
     known = [f.name for f in fields(group)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            hint = f'; did you mean {near[0]!r}?' if near else f'; known: {", ".join(known)}'
-            raise ConfigError(f'{group.__name__}: unknown option {key!r}{hint}')
+            raise ConfigError(f'{group.__name__}: unknown option {key!r}{nearest(str(key), known)}')
     return group(**values)
 
 
@@ -65,7 +70,7 @@ def build_groups(groups: Mapping[str, type[Any]], values: Mapping[str, Any]) -> 
         prefix, _, own_name = name.rpartition('.')
         if prefix not in parts:
             known = [f'{p}.{f.name}'.lstrip('.') for p, group in groups.items() for f in fields(group)]
-            raise ConfigError(f'unknown option {name!r}; known: {", ".join(known)}')
+            raise ConfigError(f'unknown option {name!r}{nearest(name, known)}')
         parts[prefix][own_name] = value
     return {prefix: from_dict(group, parts[prefix]) for prefix, group in groups.items()}
 

@@ -86,7 +86,7 @@ def test_whole_numbers_serve_as_floats() -> None:
 
 def test_from_dict_suggests_the_nearest_name() -> None:
     assert from_dict(EstimatorOptions, {'refined': 4}).refined == 4
-    with pytest.raises(ConfigError, match="EstimatorOptions: unknown option 'refine_step'; did you mean 'refine_steps'"):
+    with pytest.raises(ConfigError, match="EstimatorOptions: unknown option 'refine_step'; did you mean refine_steps"):
         from_dict(EstimatorOptions, {'refine_step': 4})
     with pytest.raises(ConfigError, match='known: .*pixel_noise'):
         from_dict(EstimatorOptions, {'zzzzzz': 4})
@@ -104,13 +104,18 @@ def test_settings_from_the_command_line() -> None:
 
 @pytest.mark.parametrize(('text', 'message'), [
     ('steps', 'expected NAME=VALUE'), ('steps=', 'expected int'), ('steps=abc', 'expected int'), ('steps=[', 'steps=\\['),
-    ('step=3', "did you mean 'steps'"),
+    ('step=3', 'did you mean steps'),
     ('steps=-1', 'expected 0 to'), ('steps=1.5', 'expected int'), ('=3', 'unknown option'), ('rgb_only=5', 'expected bool'),
     ('steps=2020-13-45', 'steps'),
     ('learning_rate=nan', 'learning_rate'), ('steps=a=b', 'expected int'), ('steps=!!python/name:os.system', 'steps')])
 def test_settings_that_are_none(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_settings({'': MappingOptions}, [text])
+
+
+def test_an_unknown_group_gets_the_nearest_full_name() -> None:
+    with pytest.raises(ConfigError, match='did you mean integrity.min_spread'):
+        build_groups(LOCALIZER_GROUPS, {'integrty.min_spread': 0.5})
 
 
 def test_the_precision_moves_a_group_of_limits_and_what_is_set_itself_stays() -> None:

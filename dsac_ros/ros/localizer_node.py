@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import JumpThreshold, TimeJump
 from rclpy.duration import Duration
+from rclpy.exceptions import ParameterNotDeclaredException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -100,6 +102,13 @@ class LocalizerNode(LifecycleNode):
             self.get_logger().warning(f'transition {request.transition.label or request.transition.id} refused: {error}')
             return ChangeState.Response(success=False)
 
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As rclpy's; an unknown name is answered with the nearest known one."""
+        try:
+            return super().set_parameters_atomically(parameter_list)
+        except ParameterNotDeclaredException:
+            return parameters.refusal(self._parameters, [parameter.name for parameter in parameter_list])
+
     def end(self) -> bool:
         """Stop all that runs and destroy the node; False where a thread has not ended within its time."""
         ended = [self.close(), self.requests.close(JOIN_S)]
@@ -179,7 +188,7 @@ class LocalizerNode(LifecycleNode):
                                f'waiting for {self.inputs.streams["image"].topic_name}')
 
     def _apply_parameters(self, given: list[Parameter]) -> None:
-        # Range, type and read-only have been checked by rclpy, from the descriptors.
+        # Checked by rclpy, from the descriptors, and by parameters.declare.
         self._groups = parameters.changed(self._groups, {parameter.name: parameter.value for parameter in given})
         if self.tracker is not None:
             self.tracker.localizer.integrity = self._groups['integrity']

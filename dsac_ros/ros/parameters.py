@@ -1,15 +1,15 @@
 """ROS parameters out of the option groups of dsac_ros.config: declared once, described, checked, unknown names refused."""
 from __future__ import annotations
 
-import difflib
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields, replace
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from dsac_ros.config import (
     LOCALIZER_GROUPS,
@@ -20,6 +20,7 @@ from dsac_ros.config import (
     Options,
     SourceOptions,
     check_value,
+    nearest,
     with_precision,
 )
 from dsac_ros.errors import ConfigError
@@ -63,8 +64,7 @@ def declare(node: Node, groups: Mapping[str, type[Options]]) -> dict[str, Any]:
     known = {_join(prefix, option.name): option for prefix, group in groups.items() for option in fields(group)}
     for name in given:
         if name not in known and name not in BUILT_IN and not name.startswith(QOS_OVERRIDES):
-            near = difflib.get_close_matches(name, known, 1)
-            raise ConfigError(f'parameter {name}: unknown' + (f'; did you mean {near[0]}?' if near else f'; known: {", ".join(known)}'))
+            raise ConfigError(f'parameter {name}: unknown{nearest(name, known)}')
     values = {}
     for name, option in known.items():
         value = given.get(name, option.default)
@@ -75,6 +75,7 @@ def declare(node: Node, groups: Mapping[str, type[Options]]) -> dict[str, Any]:
         check_value('parameter', name, value, option.default, option.metadata)
         values[name] = value
         node.declare_parameter(name, list(value) if isinstance(value, tuple) else value, descriptor(option), ignore_override=True)
+    node.add_on_set_parameters_callback(lambda given: _checked(known, given))
     return {prefix: group(**{option.name: values[_join(prefix, option.name)] for option in fields(group)})
             for prefix, group in groups.items()}
 
@@ -86,6 +87,25 @@ def changed(groups: Mapping[str, Options], values: Mapping[str, Any]) -> dict[st
         own = {option.name: values[name] for option in fields(group) if (name := _join(prefix, option.name)) in values}
         out[prefix] = replace(group, **own)
     return out
+
+
+def _checked(known: Mapping[str, Field], given: Iterable[Parameter]) -> SetParametersResult:
+    # rclpy has a tolerance at the ends of a range, beyond which our own groups accept nothing.
+    try:
+        for parameter in given:
+            if parameter.name in known and not known[parameter.name].metadata['read_only']:
+                option = known[parameter.name]
+                check_value('parameter', parameter.name, parameter.value, option.default, option.metadata)
+    except ConfigError as error:
+        return SetParametersResult(successful=False, reason=str(error))
+    return SetParametersResult(successful=True)
+
+
+def refusal(known: Iterable[str], given: Iterable[str]) -> SetParametersResult:
+    """The answer to who sets names of which one is unknown; rclpy's own does not say what it may have been meant for."""
+    known = list(known)
+    name = next(name for name in given if name not in known)
+    return SetParametersResult(successful=False, reason=f'parameter {name}: unknown{nearest(name, known)}')
 
 
 def overrides(node: Node) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_arguments_become_options(asked: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    (('--set', 'step=3'), "did you mean 'steps'"), (('--set', 'steps'), 'NAME=VALUE'), (('--minutes', '0'), 'minutes'),
+    (('--set', 'step=3'), 'did you mean steps'), (('--set', 'steps'), 'NAME=VALUE'), (('--minutes', '0'), 'minutes'),
     (('--minutes', 'nan'), 'minutes'), (('--set', 'minutes=3'), 'use --minutes'),
     (('--set', 'rgb_only=true'), 'use --rgb-only'), (('--seed', '-1'), 'seed')])
 def test_wrong_options(asked: dict[str, Any], arguments: tuple[str, ...], message: str) -> None:

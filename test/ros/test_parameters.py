@@ -153,7 +153,26 @@ def test_thresholds_count_from_the_next_frame_on(domain_id: int, small_room: Any
         assert put(player, 'integrity.max_position_deviation', 0.5).successful and show(player).accepted
         for name, value in (('sync_slop', 0.5), ('integrity.min_inlier', 1.0), ('state.agreeing', 2)):
             assert not put(player, name, value).successful
+        assert 'did you mean integrity.min_inliers?' in put(player, 'integrity.min_inlier', 1.0).reason
         assert show(player).accepted
+
+
+def test_every_threshold_can_be_set_while_it_runs_and_no_further(context: Context) -> None:
+    """All that are not read-only, to both ends of their range and past them; what the group says afterwards is what was taken."""
+    node = node_with(context)
+    groups = parameters.declare(node, parameters.GROUPS['localizer'])
+    settable = [(prefix, f) for prefix, group in groups.items() for f in fields(group) if not f.metadata['read_only']]
+    assert len(settable) >= 10 and all(prefix in ('integrity', 'state') for prefix, _ in settable)
+    for prefix, f in settable:
+        name, low, high = f'{prefix}.{f.name}', f.metadata['low'], f.metadata['high']
+        if low is None or high is None:
+            continue
+        for value, good in ((low, True), (high, True), (high + 1, False), (low - 1, False), ('much', False), (f.default, True)):
+            assert node.set_parameters([Parameter(name, value=value)])[0].successful == good, (name, value)
+        assert node.get_parameter(name).value == f.default
+    locked = [f'{prefix}.{f.name}'.lstrip('.') for prefix, group in groups.items() for f in fields(group) if f.metadata['read_only']]
+    for name in locked:
+        assert not node.set_parameters([node.get_parameter(name)])[0].successful, name
 
 
 def test_the_precision_moves_what_the_shipped_file_leaves_open(context: Context) -> None:
