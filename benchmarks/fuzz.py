@@ -193,6 +193,7 @@ class Messages:
     def _show(self, frame: Frame, damaged: dict[str, Any], found: Findings) -> bool:
         """One frame with some of its messages damaged; whether a pose was published. What it says is judged."""
         self._stamp_ns += STEP_NS
+        self._hear([stamped_transform(self._stamp_ns, 'odom', 'base_link', frame.map_from_camera)], False)
         info = damaged.get('info', sensor_messages.camera_info_message(frame.camera))
         image = damaged.get('image', sensor_messages.colour_message(frame.image))
         depth = damaged.get('depth', sensor_messages.depth_message(frame.depth) if frame.depth is not None else None)
