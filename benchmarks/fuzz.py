@@ -200,7 +200,7 @@ class Messages:
         for message in (info, image, depth):
             if message is not None and message.header.stamp.sec == 0 and message.header.stamp.nanosec == 0:
                 message.header.stamp = time_message(self._stamp_ns)
-        poses = len(self._poses)
+        self._poses.clear()
         self.node.intake.camera_info(info)
         if depth is not None:
             self.node.intake.depth(depth)
@@ -218,7 +218,7 @@ class Messages:
         found.outcomes[f'{"".join(damaged) or "good"}: {reason}'] += 1
         if reason == 'internal_error':
             found.faults.append(status.reasons[0])
-        for estimate in self._poses[poses:]:
+        for estimate in self._poses:
             metres, radians = displacement(frame.map_from_camera, estimate.map_from_camera)
             if metres <= WRONG_M and np.degrees(radians) <= WRONG_DEG:
                 continue
@@ -226,7 +226,7 @@ class Messages:
                 found.outcomes['info: wrong pose by a calibration that is possible'] += 1
             else:
                 found.faults.append(f'a pose that is {metres:.2f} m, {np.degrees(radians):.1f} deg off was published: {"".join(damaged)}')
-        return len(self._poses) > poses
+        return bool(self._poses)
 
 
 def fuzz_bundles(map_path: Path, frame: Frame, count: int, seed: int) -> Findings:

@@ -43,7 +43,7 @@ from robots import BASE_FROM_CAMERA, CAMERA_FRAME, RobotTf, matrix_of  # noqa: E
 pytestmark = pytest.mark.ros
 RATE_HZ = 4.0
 SAID_S = 30.0  # generous: other work shares the machine
-WELL_FRAMES = 8  # within which the node has to be well again
+WELL_FRAMES = 12  # within which the node has to be well again; 3 or 4 on a machine of its own
 WRONG_M, WRONG_RAD = 0.25, np.radians(5.0)
 Shot = dict[str, Any]  # stamp, info, image, depth of one frame about to be sent, each of which a fault may change or take away
 
@@ -138,7 +138,7 @@ def scene_with(target: Any, map_path: Path, frames: list[Frame], call: Any) -> I
 def shared(small_room: tuple[Path, list[Frame]], tmp_path_factory: pytest.TempPathFactory, node_in_process: Any,
            call: Any) -> Iterator[Scene]:
     path = shutil.copytree(small_room[0], tmp_path_factory.mktemp('faults') / 'room.dsacmap')
-    target = node_in_process(1 + os.getpid() % 100, map=str(path), tf_mode='map_to_odom', max_age=20.0, tf_wait=0.3, tf_max_age=1.5,
+    target = node_in_process(1 + os.getpid() % 100, map=str(path), tf_mode='map_to_odom', max_age=20.0, tf_wait=0.3, tf_max_age=3.0,
                         **{'tracking.enabled': False, 'state.max_speed': 0.5, 'state.lost_after': 2.0})
     with scene_with(target, path, small_room[1], call) as scene:
         yield scene
@@ -323,7 +323,7 @@ def test_extrinsics_that_are_missing_and_then_there(scene: Scene) -> None:
     try:
         status, said_s = scene.wait_for(published('no_extrinsics'), since_ns)
         assert 'base_link <- new_optical_frame' in status.reasons[0] and 'no transform names new_optical_frame' in status.reasons[0]
-        time.sleep(2.0)
+        time.sleep(3.5)
         count = len(scene.robot.heard)
         time.sleep(0.5)
         assert len(scene.robot.heard) == count, 'a transform without extrinsics'
@@ -341,7 +341,7 @@ def test_an_odometry_that_dies_and_returns(scene: Scene) -> None:
     try:
         status, said_s = scene.wait_for(published('no_odometry'), since_ns)
         assert 'odom <- base_link ends' in status.reasons[0].partition(': ')[2]
-        time.sleep(2.0)
+        time.sleep(3.5)
         count = len(scene.robot.heard)
         time.sleep(0.5)
         assert len(scene.robot.heard) == count, 'a correction of an odometry that is dead'
