@@ -219,6 +219,9 @@ class Messages:
         if reason == 'internal_error':
             found.faults.append(status.reasons[0])
         for estimate in self._poses:
+            if estimate.stamp_ns != stamp_ns(image.header):
+                found.outcomes['pose of another stamp'] += 1
+                continue
             metres, radians = displacement(frame.map_from_camera, estimate.map_from_camera)
             if metres <= WRONG_M and np.degrees(radians) <= WRONG_DEG:
                 continue
