@@ -193,13 +193,14 @@ class Messages:
     def _show(self, frame: Frame, damaged: dict[str, Any], found: Findings) -> bool:
         """One frame with some of its messages damaged; whether a pose was published. What it says is judged."""
         self._stamp_ns += STEP_NS
+        self._hear([stamped_transform(self._stamp_ns, 'odom', 'base_link', frame.map_from_camera)], False)
         info = damaged.get('info', sensor_messages.camera_info_message(frame.camera))
         image = damaged.get('image', sensor_messages.colour_message(frame.image))
         depth = damaged.get('depth', sensor_messages.depth_message(frame.depth) if frame.depth is not None else None)
         for message in (info, image, depth):
             if message is not None and message.header.stamp.sec == 0 and message.header.stamp.nanosec == 0:
                 message.header.stamp = time_message(self._stamp_ns)
-        poses = len(self._poses)
+        self._poses.clear()
         self.node.intake.camera_info(info)
         if depth is not None:
             self.node.intake.depth(depth)
@@ -217,7 +218,10 @@ class Messages:
         found.outcomes[f'{"".join(damaged) or "good"}: {reason}'] += 1
         if reason == 'internal_error':
             found.faults.append(status.reasons[0])
-        for estimate in self._poses[poses:]:
+        for estimate in self._poses:
+            if estimate.stamp_ns != stamp_ns(image.header):
+                found.outcomes['pose of another stamp'] += 1
+                continue
             metres, radians = displacement(frame.map_from_camera, estimate.map_from_camera)
             if metres <= WRONG_M and np.degrees(radians) <= WRONG_DEG:
                 continue
@@ -225,7 +229,7 @@ class Messages:
                 found.outcomes['info: wrong pose by a calibration that is possible'] += 1
             else:
                 found.faults.append(f'a pose that is {metres:.2f} m, {np.degrees(radians):.1f} deg off was published: {"".join(damaged)}')
-        return len(self._poses) > poses
+        return bool(self._poses)
 
 
 def fuzz_bundles(map_path: Path, frame: Frame, count: int, seed: int) -> Findings:

@@ -16,6 +16,7 @@ from dsac_ros.errors import ConfigError, DataError
 from dsac_ros.ros.intake import stamp_ns
 
 KEEP_NS = 10_000_000_000  # as tf2
+FARTHEST_M = 1e8
 SILENT_S = 0.5  # without a moving transform nobody waits for the next
 
 
@@ -71,6 +72,8 @@ class TransformListener:
                 try:
                     if not parent.strip('/') or not child.strip('/') or parent.lstrip('/') == child.lstrip('/'):
                         raise DataError(f'a transform from {child!r} to {parent!r} is none')
+                    if max(abs(t.x), abs(t.y), abs(t.z)) > FARTHEST_M:
+                        raise DataError(f'{child!r} is further from {parent!r} than any place on earth')
                     matrix = matrix_from(np.array([t.x, t.y, t.z]), np.array([q.x, q.y, q.z, q.w]))
                 except DataError:
                     self.bad += 1
