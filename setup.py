@@ -14,7 +14,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['dsac_ros', 'dsac_ros.*']),
-    package_data={'dsac_ros': ['**/*.html', '**/*.yaml', '**/*.json', '**/*.xml', '**/py.typed']},
+    package_data={'dsac_ros': ['**/*.html', '**/*.yaml', '**/*.json', '**/*.xml', '**/*.safetensors', '**/py.typed']},
     install_requires=[
         'torch>=2.4',
         'numpy>=1.26',

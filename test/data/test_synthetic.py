@@ -155,7 +155,7 @@ def test_wrong_numbers_are_refused(wrong: dict[str, object]) -> None:
 
 def test_a_near_twin_has_other_posters_and_else_the_same_pixels() -> None:
     def view(posters: int) -> tuple[np.ndarray, np.ndarray]:
-        frames = SyntheticSource(1, 1, 12, 200, 150, sensor=BARE, texels_per_metre=TEXELS, rate_hz=0.5, posters=posters)
+        frames = SyntheticSource(1, 1, 12, 200, 150, sensor=BARE, texels_per_metre=20, rate_hz=0.5, posters=posters)
         return np.stack([frames.frame(index).image for index in range(12)]), np.stack([frames.frame(index).depth for index in range(12)])
     (plain, depth), (twin, twin_depth), (other, _) = view(0), view(1), view(2)
     assert np.array_equal(depth, twin_depth)

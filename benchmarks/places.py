@@ -1,0 +1,55 @@
+"""Places to tell apart: real data folders and synthetic rooms, each with frames that were mapped and frames to be asked about."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from dsac_ros.data.opening import open_source
+from dsac_ros.data.synthetic import SyntheticSource
+from dsac_ros.errors import ConfigError
+from dsac_ros.records import Frame
+
+SIZE = (320, 240)  # of synthetic images: the encoder sees them smaller still
+TEXELS_PER_METRE = 150.0
+MAPPED_HZ, ASKED_HZ = 1.5, 0.75
+
+
+@dataclass(frozen=True)
+class Place:
+    """mapped, asked: frames read or rendered anew at each call. twin: whether another place looks almost the same."""
+
+    name: str
+    mapped: Callable[[], Iterable[Frame]]
+    asked: Callable[[], Iterable[Frame]]
+    synthetic: bool
+    twin: bool = False
+
+
+def places_of(text: str, mapped: int = 72, asked: int = 24) -> list[Place]:
+    """FOLDER:MAPPED:ASKED[,ASKED] with names of splits; rooms:FIRST-LAST, synthetic ones; twins:ROOM, one and its near-twin. Raises
+    ConfigError.
+
+    Args:
+        mapped, asked: numbers of frames of a synthetic room.
+    """
+    kind, *rest = text.split(':')
+    if kind == 'rooms' and len(rest) == 1:
+        first, _, last = rest[0].partition('-')
+        return [_room(room, 0, mapped, asked) for room in range(int(first), int(last or first) + 1)]
+    if kind == 'twins' and len(rest) == 1:
+        return [_room(int(rest[0]), posters, mapped, asked, True) for posters in (0, 1)]
+    if len(rest) != 2:
+        raise ConfigError(f'place {text!r}: expected FOLDER:SPLIT:SPLIT (mapped, asked), rooms:FIRST-LAST or twins:ROOM')
+
+    def read(splits: str) -> Iterable[Frame]:
+        return chain.from_iterable(open_source(kind, split) for split in splits.split(','))
+    return [Place(f'{Path(kind).name}.{rest[0]}', partial(read, rest[0]), partial(read, rest[1]), False)]
+
+
+def _room(room: int, posters: int, mapped: int, asked: int, twin: bool = False) -> Place:
+    def frames(trajectory: int, count: int, rate_hz: float) -> Iterable[Frame]:
+        return SyntheticSource(room, trajectory + 2 * posters, count, *SIZE, rate_hz, texels_per_metre=TEXELS_PER_METRE, posters=posters)
+    return Place(f'room{room}.{posters}', partial(frames, 1, mapped, MAPPED_HZ), partial(frames, 2, asked, ASKED_HZ), True, twin)
