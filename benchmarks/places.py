@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from dsac_ros.data.opening import open_source
+from dsac_ros.data.source import FrameSource
 from dsac_ros.data.synthetic import SyntheticSource
 from dsac_ros.errors import ConfigError
 from dsac_ros.records import Frame
@@ -22,7 +23,7 @@ class Place:
     """mapped, asked: frames read or rendered anew at each call. twin: whether another place looks almost the same."""
 
     name: str
-    mapped: Callable[[], Iterable[Frame]]
+    mapped: Callable[[], FrameSource]
     asked: Callable[[], Iterable[Frame]]
     synthetic: bool
     twin: bool = False
@@ -46,10 +47,10 @@ def places_of(text: str, mapped: int = 72, asked: int = 24) -> list[Place]:
 
     def read(splits: str) -> Iterable[Frame]:
         return chain.from_iterable(open_source(kind, split) for split in splits.split(','))
-    return [Place(f'{Path(kind).name}.{rest[0]}', partial(read, rest[0]), partial(read, rest[1]), False)]
+    return [Place(f'{Path(kind).name}.{rest[0]}', partial(open_source, kind, rest[0]), partial(read, rest[1]), False)]
 
 
 def _room(room: int, posters: int, mapped: int, asked: int, twin: bool = False) -> Place:
-    def frames(trajectory: int, count: int, rate_hz: float) -> Iterable[Frame]:
+    def frames(trajectory: int, count: int, rate_hz: float) -> SyntheticSource:
         return SyntheticSource(room, trajectory + 2 * posters, count, *SIZE, rate_hz, texels_per_metre=TEXELS_PER_METRE, posters=posters)
     return Place(f'room{room}.{posters}', partial(frames, 1, mapped, MAPPED_HZ), partial(frames, 2, asked, ASKED_HZ), True, twin)

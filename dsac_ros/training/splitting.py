@@ -21,9 +21,9 @@ def split_frames(map_from_camera_F44: np.ndarray, points_F: Sequence[np.ndarray]
     """Frames of each sub-map, in order of time; a frame near a border is in more than one.
 
     Args:
-        points_F: scene coordinates (N, 3) that each frame sees, NaN or none at all where they are not known; then the camera stands for them.
-        extent_m: of what the frames of a sub-map see, before those of the borders are added; one place that is not larger stays one. No part
-            has fewer than MIN_PART frames.
+        points_F: scene coordinates (N, 3) that each frame sees; NaN, or none at all, where they are not known: then the camera stands in.
+        extent_m: of what the frames of a sub-map see, before those of the borders are added; one place that is not larger stays one. No
+            part has fewer than MIN_PART frames.
 
     The same frames always give the same parts, numbered by their first frame.
     """

@@ -12,7 +12,8 @@ from dsac_ros.errors import ConfigError
 from dsac_ros.training.executors import TRIES, run_jobs
 
 HERE = Path(__file__).parent
-RAY = pytest.param('ray', marks=[pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='Ray is not installed')])
+HAS_RAY = importlib.util.find_spec('ray') is not None
+RAY = pytest.param('ray', marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_RAY, reason='Ray is not installed')])
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,7 @@ def test_an_unknown_executor_is_refused() -> None:
         run_jobs(print, {}, lambda name: False, 'slurm')
 
 
-@pytest.mark.skipif(importlib.util.find_spec('ray') is not None, reason='Ray is installed')
+@pytest.mark.skipif(HAS_RAY, reason='Ray is installed')
 def test_ray_that_is_not_there_is_said_so() -> None:
     with pytest.raises(ConfigError, match='Ray is not installed'):
         run_jobs(print, {'a': 1}, lambda name: False, 'ray')
