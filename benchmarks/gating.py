@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +27,25 @@ from torch.nn.functional import cross_entropy, normalize
 from benchmarks.places import Place, places_of
 from dsac_ros.errors import DsacError
 from dsac_ros.networks.encoder import image_to_tensor, input_size, shared_encoder
-from dsac_ros.networks.gating import DIMENSIONS, NONE_LOGIT, TEMPERATURE, WEIGHTS, Gating, Prototypes, Whitening, prototypes, shipped_whitening
+from dsac_ros.networks.gating import (
+    DIMENSIONS,
+    NONE_LOGIT,
+    TEMPERATURE,
+    WEIGHTS,
+    Gating,
+    Prototypes,
+    Whitening,
+    prototypes,
+    shipped_whitening,
+)
+from dsac_ros.records import Frame
 
 POOLINGS = ('mean', 'gem', 'mean and deviation')
 NEVER = -9.0  # similarity to a place that is left out
 LINEAR_STEPS = 300
 
 
-def pooled(frames: Sequence, device: str = 'cpu') -> dict[str, Tensor]:
+def pooled(frames: Iterable[Frame], device: str = 'cpu') -> dict[str, Tensor]:
     """Pooling -> (F, C') of every frame."""
     encoder, rows = shared_encoder(device), {name: [] for name in POOLINGS}
     for frame in frames:
@@ -108,7 +119,8 @@ def question(known: Sequence[Seen], asked: Sequence[Seen], similarities: Sequenc
     return Question(torch.cat(list(similarities)), torch.cat(right), torch.cat([torch.full((len(rows),), 1 / len(rows)) for rows in right]))
 
 
-def by_prototypes(places: Sequence[Seen], asked: Sequence[Seen], pooling: str, whitening: Whitening | None, all_frames: bool) -> list[Tensor]:
+def by_prototypes(places: Sequence[Seen], asked: Sequence[Seen], pooling: str, whitening: Whitening | None,
+                  all_frames: bool = False) -> list[Tensor]:
     """Similarities of the frames of each place that is asked about, to the nearest prototype, or to the nearest frame at all."""
     described = (lambda rows: normalize(rows, dim=-1)) if whitening is None else whitening
     sets = [described(each.mapped[pooling]) for each in places]
@@ -176,13 +188,14 @@ def split_twins(places: Sequence[Seen]) -> tuple[list[Seen], list[Seen]]:
 
 
 def compare(places: Sequence[Seen], base: Sequence[Seen]) -> None:
-    plain, twins = split_twins(places)
-    print(f'{len(plain)} places, whitening of {len(base)} others; temperature and none calibrated for each row, on what it is asked\n{HEADER}')
+    plain, _ = split_twins(places)
+    print(f'{len(plain)} places, whitening of {len(base)} others; temperature and none calibrated for each row, on what it is asked')
+    print(HEADER)
     for pooling in POOLINGS:
         kinds: dict[str, Whitening | None] = {'as it is': None, 'standardised': standardised(base, pooling)}
         kinds |= {f'whitened, {dimensions}': whitened(base, pooling, dimensions) for dimensions in (128, 256, DIMENSIONS)}
         for kind, whitening in kinds.items():
-            rows = {'prototypes': by_prototypes(plain, plain, pooling, whitening, False)}
+            rows = {'prototypes': by_prototypes(plain, plain, pooling, whitening)}
             if kind == f'whitened, {DIMENSIONS}':
                 rows['all frames'] = by_prototypes(plain, plain, pooling, whitening, True)
                 rows['linear head'] = by_linear_head(plain, plain, pooling, whitening)
@@ -197,11 +210,11 @@ def test(places: Sequence[Seen]) -> None:
     plain, twins = split_twins(places)
     print(HEADER)
     for group, name in ((plain, 'all places'), *(([each], each.place.name) for each in plain)):
-        asked = question(plain, group, by_prototypes(plain, group, 'mean', whitening, False))
+        asked = question(plain, group, by_prototypes(plain, group, 'mean', whitening))
         print(row(name, asked, TEMPERATURE, TEMPERATURE * NONE_LOGIT))
     if twins:
         known = [*plain, *twins]
-        asked = question(known, twins, by_prototypes(known, twins, 'mean', whitening, False))
+        asked = question(known, twins, by_prototypes(known, twins, 'mean', whitening))
         print(row('near-twins, both known', asked, TEMPERATURE, TEMPERATURE * NONE_LOGIT))
 
 
@@ -214,7 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.cache.mkdir(parents=True, exist_ok=True)
     try:
-        places, base = ([seen(place, options.cache) for text in texts for place in places_of(text)] for texts in (options.places, options.base))
+        places, base = ([seen(place, options.cache) for text in texts for place in places_of(text)]
+                        for texts in (options.places, options.base))
         if options.what == 'compare':
             compare(places, base)
         elif options.what == 'whiten':
@@ -224,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.what == 'calibrate':
             plain, _ = split_twins(places)
             whitening = shipped_whitening(torch.device('cpu'))
-            temperature, none = calibrated(question(plain, plain, by_prototypes(plain, plain, 'mean', whitening, False)))
+            temperature, none = calibrated(question(plain, plain, by_prototypes(plain, plain, 'mean', whitening)))
             print(f'TEMPERATURE = {temperature:.3f}\nNONE_LOGIT = {none:.2f} / TEMPERATURE')
         else:
             test(places)

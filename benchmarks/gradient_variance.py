@@ -24,10 +24,9 @@ from dsac_ros.endtoend.expectation import (
     over_draws,
     over_experts,
     over_pools,
-    systematic_draws,
     systematic_log_likelihood,
 )
-from dsac_ros.ransac.sampling import draw_minimal_sets
+from dsac_ros.ransac.sampling import draw_minimal_sets, systematic_draws
 from examples.line_fitting import LineProblem, border_ends
 
 POOLS, HYPOTHESES, BITS, EMPTY_LOSS = 4, 16, 3.0, 32.0

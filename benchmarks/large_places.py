@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -130,15 +130,21 @@ def test(folder: Path, places: Sequence[Place], modality: str, most: int) -> Non
                                        'top-1 gating': answers(folder / 'site.dsacmap', frames, modality, TOP_ONE)}
     print(f'{modality}: {len(frames)} frames of {len(entries)} experts, each frame by itself; accepted and within 5 cm 5 deg of the truth\n'
           '| | frames | oracle % | joint % | joint / oracle % | right expert % | accepted in a wrong room % |\n|---|---|---|---|---|---|---|')
-    for group, chosen in (('rooms', [name not in twins for name, _ in frames]), ('near-twins', [name in twins for name, _ in frames])):
-        pick: Callable[[Iterable[bool]], float] = lambda values, chosen=chosen: 100 * float(np.mean(np.array(list(values))[chosen]))
+    for group, is_twin in (('rooms', False), ('near-twins', True)):
+        rows_of_group = [index for index, (name, _) in enumerate(frames) if (name in twins) == is_twin]
         for how, estimates in rows.items():
-            if any(chosen):
-                oracle = pick(alone)
-                joint = pick(right(e, frame, where) for e, (_, frame), where in zip(estimates, frames, placed))
-                print(f'| {group}, {how} | {sum(chosen)} | {oracle:.1f} | {joint:.1f} | {100 * joint / max(oracle, 1e-9):.1f} | '
-                      f'{pick(e.expert == name for e, (name, _) in zip(estimates, frames)):.1f} | '
-                      f'{pick(e.verdict.accepted and e.expert != name for e, (name, _) in zip(estimates, frames)):.1f} |', flush=True)
+            if rows_of_group:
+                chosen = [(estimates[index], *frames[index], placed[index]) for index in rows_of_group]
+                oracle = percent(alone[index] for index in rows_of_group)
+                joint = percent(right(estimate, frame, where) for estimate, _, frame, where in chosen)
+                expert = percent(estimate.expert == name for estimate, name, _, _ in chosen)
+                wrong = percent(estimate.verdict.accepted and estimate.expert != name for estimate, name, _, _ in chosen)
+                print(f'| {group}, {how} | {len(chosen)} | {oracle:.1f} | {joint:.1f} | {100 * joint / max(oracle, 1e-9):.1f} | '
+                      f'{expert:.1f} | {wrong:.1f} |', flush=True)
+
+
+def percent(values: Iterable[bool]) -> float:
+    return 100 * float(np.mean(list(values)))
 
 
 def strangers(folder: Path, places: Sequence[Place], modality: str, most: int) -> None:

@@ -16,18 +16,19 @@ from dsac_ros.data.opening import open_source
 from dsac_ros.errors import ConfigError, DsacError
 from dsac_ros.evaluation.metrics import pose_error
 from dsac_ros.evaluation.replay import ThinnedSource
+from dsac_ros.landmarks.positioning import look
 from dsac_ros.localizer import NEAR_PX, Localizer
 from dsac_ros.records import Frame
 
 
 def oracle(localizer: Localizer, frames: list[Frame]) -> tuple[np.ndarray, np.ndarray]:
     """Landmarks matched around the true pose: errors (F, 2) [m, deg] and soft counts of inliers (F,), zero where they are not enough."""
-    positioning = localizer.positioning
+    positioning = localizer.choice.sub_maps.get(0).positioning
     if positioning is None:
         raise ConfigError('the map has no landmarks')
     errors, counts = [], []
     for frame in frames:
-        view = positioning.look(frame)
+        view = positioning.view(look(frame, localizer.device))
         near = positioning.near(view, torch.from_numpy(np.linalg.inv(frame.map_from_camera)), NEAR_PX * view.pixel)
         errors.append(pose_error(np.linalg.inv(near.pose_44.numpy()), frame.map_from_camera))
         counts.append(float(near.inliers) if near.enough else 0.0)
@@ -37,7 +38,7 @@ def oracle(localizer: Localizer, frames: list[Frame]) -> tuple[np.ndarray, np.nd
 def print_oracle(localizer: Localizer, frames: list[Frame]) -> None:
     errors, counts = oracle(localizer, frames)
     metres, degrees = errors.T
-    print(f'{len(frames)} frames, started at the true pose, {len(localizer.bundle.landmarks.points_L3)} landmarks: '
+    print(f'{len(frames)} frames, started at the true pose, {len(localizer.choice.sub_maps.get(0).bundle.landmarks.points_L3)} landmarks: '
           f'median {100 * np.median(metres):.2f} cm {np.median(degrees):.2f} deg, '
           f'within 5 cm 5 deg {100 * ((metres < 0.05) & (degrees < 5)).mean():.1f} %, '
           f'within 2 cm 2 deg {100 * ((metres < 0.02) & (degrees < 2)).mean():.1f} %')

@@ -96,7 +96,7 @@ def tested(job: Job, split: str | None, path: Path) -> Iterator[dict[str, Any]]:
         source = ThinnedSource(open_source(*path_and_split, require_poses=True, load_depth=modality == 'rgbd'), job.every)
         groups = build_groups(LOCALIZER_GROUPS, settings)
         localizer = Localizer.from_map(path, 'cpu', groups['estimator'], groups['integrity'])
-        without = localizer.bundle.landmarks is None and groups['estimator'].landmarks
+        without = localizer.choice.sub_maps.get(0).bundle.landmarks is None and groups['estimator'].landmarks
         if not without and (modality == 'rgb' or choose_modality(source, 'auto') == 'rgbd'):
             yield {'split': split, 'query': query, **summarise_poses(replay_offline(localizer, source, modality))}
 

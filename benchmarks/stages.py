@@ -107,7 +107,7 @@ def rates(width: int, batch: int) -> dict[str, float]:
 def random_buffer(samples: int) -> Buffer:
     points = torch.rand(samples, 3) * 4
     return Buffer(torch.randn(samples, CHANNELS).half(), points, points[:, :2], torch.zeros(samples, dtype=torch.long), torch.eye(4)[None],
-                  300.0)
+                  300.0, torch.zeros(1, CHANNELS))
 
 
 def seconds(work: Callable[[], object]) -> float:

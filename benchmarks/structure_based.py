@@ -176,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         localizer = Localizer.from_map(options.map, 'cpu')
         start = time.perf_counter()
-        rgb_only = bool(localizer.bundle.training.get('options', {}).get('rgb_only'))
+        rgb_only = bool(localizer.choice.sub_maps.get(0).bundle.training.get('options', {}).get('rgb_only'))
         training = [frame for frame in open_source(options.source, options.train, require_poses=True, load_depth=not rgb_only)
                     if frame.map_from_camera is not None and (rgb_only or frame.depth is not None)]
         if not training:
@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
         structure = StructureMap(training, rgb_only)
         seconds = time.perf_counter() - start
         size = sum(file.stat().st_size for file in options.map.rglob('*') if file.is_file()) / 1e6
-        made = localizer.bundle.training.get('seconds', float('nan'))
+        made = localizer.choice.sub_maps.get(0).bundle.training.get('seconds', float('nan'))
         print(f'structure-based, points {"triangulated" if rgb_only else "by depth"}: {len(training)} key frames, {seconds:.0f} s, '
               f'{structure.megabytes:.1f} MB; our map: {made:.0f} s, {size:.1f} MB')
 

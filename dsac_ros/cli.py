@@ -7,7 +7,7 @@ import sys
 
 from dsac_ros.errors import DsacError
 
-COMMANDS = ('map', 'finetune', 'evaluate', 'convert', 'synth')
+COMMANDS = ('map', 'maps', 'finetune', 'evaluate', 'convert', 'synth')
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -19,7 +19,7 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, run, and turn an error that the user can cure into one line and exit code 1."""
-    parser = argparse.ArgumentParser(prog='dsac-ros', description='Learned camera localisation: map, finetune, evaluate, convert, synth.')
+    parser = argparse.ArgumentParser(prog='dsac-ros', description=f'Learned camera localisation: {", ".join(COMMANDS)}.')
     subparsers = parser.add_subparsers(dest='command', required=True)
     for name in COMMANDS:
         module = importlib.import_module(f'dsac_ros.commands.{name}')

@@ -159,6 +159,19 @@ class EstimatorOptions(Options):
 
 
 @dataclass(frozen=True)
+class GatingOptions(Options):
+    """Maps of many sub-maps: which of them are asked, and kept (dsac_ros.networks.gating, dsac_ros.ransac.experts)."""
+
+    most_experts: int = option(4, 'sub-maps that the hypotheses of a frame are shared out over, at the most', low=1, high=64)
+    parts: int = option(8, 'equal parts of the hypotheses that are shared out; a sub-map that gets none is not run', low=1, high=64)
+    experts_in_memory: int = option(16, 'sub-maps kept in memory, the last used ones; about 10 MB each', low=4, high=10000)
+    preload_distance: float = option(5.0, 'a sub-map whose mapped points are nearer than this to the last pose is read beforehand',
+                                     unit='m', low=0.0, high=1e4)
+    leak: float = option(0.05, 'probability that a frame is of any sub-map, whatever the one before was of; half where that one was '
+                         'refused', low=1e-6, high=1.0)
+
+
+@dataclass(frozen=True)
 class TrackingOptions(Options):
     """What the frames before are used for (dsac_ros.tracking.tracker)."""
 
@@ -189,6 +202,8 @@ class IntegrityOptions(Options):
     max_position_deviation: float = threshold(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)
     max_rotation_deviation: float = threshold(0.2, 'largest standard deviation of the rotation about any axis', unit='rad', low=0.0,
                                               high=10.0)
+    min_posterior: float = threshold(0.9, 'smallest probability of the sub-map that a pose is in, against the other ones and none', low=0.0,
+                                     high=1.0)
     map_margin: float = threshold(3.0, 'how far the camera may be outside of the box of the mapped points', unit='m', low=0.0, high=1e4)
 
 
@@ -210,8 +225,8 @@ class StateOptions(Options):
 
 
 # Prefix -> what a frame is localised with, as parameters of the node, `--set` of an evaluation and sections of config/localize.yaml.
-LOCALIZER_GROUPS: dict[str, type[Any]] = {'estimator': EstimatorOptions, 'tracking': TrackingOptions, 'integrity': IntegrityOptions,
-                                       'state': StateOptions}
+LOCALIZER_GROUPS: dict[str, type[Any]] = {'estimator': EstimatorOptions, 'gating': GatingOptions, 'tracking': TrackingOptions,
+                                       'integrity': IntegrityOptions, 'state': StateOptions}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import gc
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,26 +13,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsac_ros.config import EstimatorOptions, IntegrityOptions
+from dsac_ros.config import EstimatorOptions, GatingOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError
 from dsac_ros.geometry import se3
 from dsac_ros.geometry.camera import bearings, cell_centres
-from dsac_ros.landmarks.positioning import ByLandmarks, Positioning, View
-from dsac_ros.maps.bundle import MapBundle, load_map
+from dsac_ros.landmarks.positioning import ByLandmarks, look
+from dsac_ros.maps.bundle import MapBundle
+from dsac_ros.maps.choice import MATCHED_EXPERTS, Attempt, Choice, SubMap
+from dsac_ros.maps.site import Site, open_site, site_of
 from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
+from dsac_ros.networks.expert import predict
 from dsac_ros.ransac.cells import cell_problem, finished_by_angle, guidance, searched_by_angle
 from dsac_ros.ransac.correspondences import Correspondences, stacked
 from dsac_ros.ransac.covariance import pose_covariance
 from dsac_ros.ransac.estimator import Solution, estimate
 from dsac_ros.ransac.evidence import occupied, weighted_rms
+from dsac_ros.ransac.experts import added, agreement, draws_of_parts, posterior, problem_of
 from dsac_ros.ransac.kernel import soft_inliers
 from dsac_ros.ransac.sampling import uniform_draws
 from dsac_ros.records import Camera, Estimate, Frame, Guess
-from dsac_ros.tracking.integrity import judge
+from dsac_ros.tracking.integrity import judge, judge_place
 
 NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
 MIN_ANYWHERE = 10.0  # inliers among the matches to anywhere, from which on their pose is the better start
 MIN_DEPTH_CELLS = 30  # fewer cells with depth than this: the frame is solved as RGB
+HOPELESS = 1e-3  # of the best one's probability, below which the runner-up's landmarks are not looked at
 
 
 def resolve_device(name: str) -> torch.device:
@@ -101,27 +106,33 @@ def cell_depths(depth: np.ndarray, pixels_N2: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values) & (values > 0), values, np.float32(0))
 
 
+@dataclass(frozen=True)
+class Pose:
+    """Of one attempt: camera_from_map_44 and hessian_66 in the frame of the sub-map, soft count and score of the landmarks, 0 where they
+    are not enough."""
+
+    camera_from_map_44: Tensor
+    hessian_66: Tensor
+    landmarks: Tensor
+    score: Tensor
+
+
 class Localizer:
     """A map, ready on its device. Deterministic: the random numbers of a frame come from its stamp."""
 
-    def __init__(self, bundle: MapBundle, device: str = 'auto', estimator: EstimatorOptions = EstimatorOptions(),
-                 integrity: IntegrityOptions = IntegrityOptions()) -> None:
+    def __init__(self, bundle: MapBundle | Site, device: str = 'auto', estimator: EstimatorOptions = EstimatorOptions(),
+                 integrity: IntegrityOptions = IntegrityOptions(), gating: GatingOptions = GatingOptions()) -> None:
         self.device = resolve_device(device)
-        self.bundle, self.estimator, self.integrity = bundle, estimator, integrity
+        self.estimator, self.integrity = estimator, integrity
         self.encoder = shared_encoder(str(self.device))
-        self.expert = bundle.expert.to(self.device)
-        self.map_frame = bundle.frame_id
-        self.positioning = None
-        if bundle.landmarks and estimator.landmarks:
-            self.positioning = Positioning(bundle.landmarks, self.device, estimator, bundle.covariance_factors['landmarks'])
-        # Beside the encoder: OpenCV and torch both release the interpreter.
-        self._landmark_thread = ThreadPoolExecutor(1, 'landmarks')
+        site = site_of(bundle) if isinstance(bundle, MapBundle) else bundle
+        self.choice, self.map_frame = Choice(site, self.device, estimator, gating), site.frame_id
 
     @classmethod
     def from_map(cls, path: str | Path, device: str = 'auto', estimator: EstimatorOptions = EstimatorOptions(),
-                 integrity: IntegrityOptions = IntegrityOptions()) -> Localizer:
-        """Load a map bundle. Raises MapError."""
-        return cls(load_map(path), device, estimator, integrity)
+                 integrity: IntegrityOptions = IntegrityOptions(), gating: GatingOptions = GatingOptions()) -> Localizer:
+        """Open a map. Raises MapError."""
+        return cls(open_site(path), device, estimator, integrity, gating)
 
     def warm_up(self, camera: Camera | None, modality: str) -> None:
         """Run a few blank frames, so that the first real one costs no more than the others."""
@@ -132,19 +143,21 @@ class Localizer:
             self.localize(Frame(np.zeros((*shape, 3), np.uint8), camera, stamp, depth), modality)
 
     @torch.inference_mode()
-    def localize(self, frame: Frame, modality: str, guess: Guess | None = None) -> Estimate:
+    def localize(self, frame: Frame, modality: str, guess: Guess | None = None, prior: Mapping[str, float] | None = None) -> Estimate:
         """The camera's pose in the map, and whether it may be trusted. 'rgbd' falls back to 'rgb' where there is too little depth.
 
         Args:
-            guess: where landmarks confirm it, the rest of the chain is not run.
+            guess: where landmarks confirm it, the rest of the chain is not run. prior: probability of each sub-map before the frame.
         """
         watch = Stopwatch()
-        view = self._landmark_thread.submit(self.positioning.look, frame) if self.positioning else None
-        if view is not None and guess is not None:
-            tracked = self._track(frame, view.result(), guess, watch)
+        choice = self.choice
+        sight = choice.landmark_thread.submit(look, frame, self.device) if choice.has_landmarks else None
+        expected = choice.expected(guess, prior, sight)
+        if guess is not None and expected.view is not None:
+            tracked = self._track(frame, expected, guess, prior, watch)
             if tracked.verdict.accepted and tracked.landmarks >= guess.min_landmarks:
                 return tracked
-        anywhere = None if view is None else self._landmark_thread.submit(self.positioning.anywhere, view)
+        expected = None if expected is None else choice.matched(expected)
         grid = cell_grid(frame.camera)
         resized = cv2.resize(frame.image, (grid.width, grid.height), interpolation=cv2.INTER_AREA)
         depth = cell_depths(frame.depth, grid.pixels_N2) if modality == 'rgbd' and frame.depth is not None else None
@@ -154,56 +167,121 @@ class Localizer:
         maps_CHW = self.encoder(image_to_tensor(resized).to(self.device, non_blocking=True))[0]
         features = maps_CHW.flatten(1)[:, grid.cells_N.to(self.device)].T
         watch.lap('encoder')
-        points_N3, scales_N, _ = self.expert(features)
+        gated_E1, parts = choice.shared_out(maps_CHW, _seed(frame), prior)
+        if choice.gating is not None:
+            watch.lap('gating')
+        attempts = choice.attempts(parts, expected, sight)
+        if choice.gating is not None:
+            watch.lap('load')
+        points_AN3, scales_AN = predict([each.sub_map.expert for each in attempts], features)
         watch.lap('expert')
-        cells = cell_problem(points_N3[None], scales_N[None], torch.from_numpy(grid.bearings_N3)[None].to(self.device), STRIDE / grid.focal,
-                             None if depth is None else torch.from_numpy(depth)[None].to(self.device), self.estimator)
-        matches = None if anywhere is None else anywhere.result()
-        solutions = self._first_poses(frame, modality, cells, guidance(scales_N)[None], matches)
-        finished = finished_by_angle(cells, solutions, self.estimator)
-        pose_44, hessian_66 = finished.camera_from_map_B44[0], finished.hessian_B66[0] / self.bundle.covariance_factors[modality]
-        landmarks = torch.zeros_like(hessian_66[0, 0])
+        count = len(attempts)
+        cells = cell_problem(points_AN3, scales_AN, torch.from_numpy(grid.bearings_N3)[None].to(self.device).expand(count, -1, -1),
+                             STRIDE / grid.focal,
+                             None if depth is None else torch.from_numpy(depth)[None].to(self.device).expand(count, -1), self.estimator)
+        first = self._first_poses(frame, modality, cells, guidance(scales_AN), attempts, list(parts.values()))
+        finished = finished_by_angle(cells, first, self.estimator)
+        by_cells, by_landmarks = self._first_evidence(cells, finished, first, attempts)
+        promising = self._promising(posterior(gated_E1, added(by_cells, by_landmarks)), attempts)
         watch.lap('estimator')
-        if view is not None:
-            near = self._near_first_poses(view.result(), solutions, pose_44)
-            pose_44, hessian_66 = torch.where(near.enough, near.pose_44, pose_44), torch.where(near.enough, near.hessian_66, hessian_66)
-            landmarks = torch.where(near.enough, near.inliers, landmarks)
+        poses = {row: self._by_landmarks(row, attempts, first, finished, modality, by_landmarks) for row in promising}
+        posterior_E1 = posterior(gated_E1, added(by_cells, by_landmarks))
+        best = max(poses, key=lambda row: posterior_E1[attempts[row].index])
+        if any(each.view is not None for each in attempts):
             watch.lap('landmarks')
-        support = self._cell_evidence(cells, pose_44, grid)
-        if view is not None and cells.ranges_BN is not None:
-            # Where the view is new, cells meet no depth: a pose by landmarks is not to be refused for it, as it is not without depth.
-            across = self._cell_evidence(replace(cells, ranges_BN=None, range_noise_BN=None), pose_44, grid)
-            support = [torch.where(near.enough, a, s) for a, s in zip(across[:3], support)] + [support[3]]
-        evidence = self._evidence(pose_44, hessian_66, *support, landmarks)
+        pose = poses[best]
+        support = self._support(problem_of(cells, best), pose, attempts[best].view is not None, grid)
+        numbers = self._evidence(pose.camera_from_map_44, pose.hessian_66, *support, pose.landmarks)
         watch.lap('evidence')
-        return self._answer(frame, modality, evidence, watch)
+        return self._answer(frame, modality, attempts[best].sub_map, numbers, choice.named(posterior_E1), watch)
 
-    def _track(self, frame: Frame, view: View, guess: Guess, watch: Stopwatch) -> Estimate:
+    def _track(self, frame: Frame, attempt: Attempt, guess: Guess, prior: Mapping[str, float] | None, watch: Stopwatch) -> Estimate:
         """The pose by the landmarks around a guess alone: no cells, hence none to count."""
+        view, positioning = attempt.view.result(), attempt.sub_map.positioning
         watch.lap('keypoints')
-        start_44 = torch.from_numpy(guess.camera_from_map).to(self.device)
-        near = self.positioning.near(view, start_44, guess.radius_px * view.pixel)
+        start_44 = torch.from_numpy(guess.camera_from_map @ attempt.sub_map.bundle.entry.site_from_map_44).to(self.device)
+        near = positioning.near(view, start_44, guess.radius_px * view.pixel)
         none = torch.zeros_like(near.inliers)
         landmarks = torch.where(near.enough, near.inliers, none)
         evidence = self._evidence(near.pose_44, near.hessian_66, none, none, near.spread, near.rms, landmarks)
         watch.lap('tracking')
-        return self._answer(frame, 'rgb', evidence, watch, tracked=True)
+        return self._answer(frame, 'rgb', attempt.sub_map, evidence, dict(prior or {}), watch, tracked=True)
 
-    def _first_poses(self, frame: Frame, modality: str, cells: Correspondences, weights_BN: Tensor,
-                     anywhere: tuple[Correspondences, Tensor] | None) -> Solution:
-        """The pose that the cells agree on, and with landmarks a second one, that matches to anywhere agree on: one batch."""
-        problem = searched_by_angle(cells, self.estimator)
-        if anywhere is not None:
-            problem, weights_BN = stacked(problem, weights_BN, *anywhere)
+    def _first_poses(self, frame: Frame, modality: str, cells: Correspondences, weights_BN: Tensor, attempts: list[Attempt],
+                     parts: list[int]) -> Solution:
+        """The poses that the cells agree on, and then those that matches to anywhere agree on, where there are any: one batch."""
+        problem, parts = searched_by_angle(cells, self.estimator), list(parts)
+        for row, attempt in enumerate(attempts):
+            if attempt.anywhere is not None:
+                problem, weights_BN = stacked(problem, weights_BN, *attempt.anywhere.result())
+                parts.append(parts[row])
         count = self.estimator.hypotheses_rgb if modality == 'rgb' else self.estimator.hypotheses_rgbd
-        draws_BK3 = uniform_draws([frame.stamp_ns & 0x7FFFFFFFFFFFFFFF], count, self.device).expand(len(weights_BN), -1, -1)
-        return estimate(problem, weights_BN, draws_BK3, self.estimator)
+        draws_1K3 = uniform_draws([_seed(frame)], count, self.device)
+        if len(attempts) == 1:
+            return estimate(problem, weights_BN, draws_1K3.expand(len(weights_BN), -1, -1), self.estimator)
+        options = replace(self.estimator, refined=max(2, self.estimator.refined // len(attempts)))
+        return estimate(problem, weights_BN, draws_of_parts(draws_1K3, parts, self.choice.options.parts), options)
 
-    def _near_first_poses(self, view: View, first: Solution, pose_44: Tensor) -> ByLandmarks:
+    def _first_evidence(self, cells: Correspondences, finished: Solution, first: Solution,
+                        attempts: list[Attempt]) -> tuple[dict[int, float], dict[int, float]]:
+        """Sub-map -> odds by its cells, and by the matches of keypoints to anywhere, before landmarks are matched around a pose.
+
+        Cells next to each other err together; the factor on their covariance says by how much their likelihood is too sure.
+        """
+        if self.choice.gating is None:
+            return {}, {}
+        scores_A = agreement(cells, finished.camera_from_map_B44[:len(attempts)], self.estimator)
+        numbers = torch.cat([scores_A, first.inliers_B[len(attempts):]]).cpu().tolist()
+        by_cells = {each.index: score / max(1.0, each.sub_map.bundle.covariance_factors['rgb']) for each, score in zip(attempts, numbers)}
+        matched = [each.index for each in attempts if each.anywhere is not None]
+        return by_cells, {index: max(0.0, inliers - MIN_ANYWHERE) for index, inliers in zip(matched, numbers[len(attempts):])}
+
+    def _promising(self, posterior_E1: np.ndarray, attempts: list[Attempt]) -> list[int]:
+        """The rows whose landmarks are worth looking at, the best first."""
+        chances_A = posterior_E1[[each.index for each in attempts]]
+        order = np.argsort(-chances_A, kind='stable')[:MATCHED_EXPERTS]
+        return [int(row) for row in order if row == order[0] or chances_A[row] > HOPELESS * chances_A[order[0]]]
+
+    def _by_landmarks(self, row: int, attempts: list[Attempt], first: Solution, finished: Solution, modality: str,
+                      odds: dict[int, float]) -> Pose:
+        """The pose of an attempt, by landmarks where they suffice; what they say is kept among the odds by landmarks."""
+        attempt = attempts[row]
+        factors = attempt.sub_map.bundle.covariance_factors
+        pose_44, hessian_66 = finished.camera_from_map_B44[row], finished.hessian_B66[row] / factors[modality]
+        none = torch.zeros_like(hessian_66[0, 0])
+        if attempt.view is None:
+            return Pose(pose_44, hessian_66, none, none)
+        near = self._near_first_poses(attempt, self._anywhere_row(row, attempts), first, pose_44)
+        pose = Pose(torch.where(near.enough, near.pose_44, pose_44), torch.where(near.enough, near.hessian_66, hessian_66),
+                    torch.where(near.enough, near.inliers, none), torch.where(near.enough, near.score, none))
+        if self.choice.gating is not None:
+            odds[attempt.index] = max(odds.get(attempt.index, 0.0), pose.score.item() / max(1.0, factors['landmarks']))
+        return pose
+
+    @staticmethod
+    def _anywhere_row(row: int, attempts: list[Attempt]) -> int | None:
+        """Where in the batch the matches to anywhere of an attempt are."""
+        if attempts[row].anywhere is None:
+            return None
+        return len(attempts) + sum(each.anywhere is not None for each in attempts[:row])
+
+    def _near_first_poses(self, attempt: Attempt, anywhere: int | None, first: Solution, pose_44: Tensor) -> ByLandmarks:
+        view, positioning, wide = attempt.view.result(), attempt.sub_map.positioning, self.estimator.landmark_radius_px
+        if anywhere is None:
+            return positioning.near(view, pose_44, wide * view.pixel)
         # A pose by keypoints is pixels off and wants a narrow search, one by cells decimetres and a wide one.
-        precise = first.inliers_B[1] >= MIN_ANYWHERE
-        start_44 = torch.where(precise, first.camera_from_map_B44[1], pose_44)
-        return self.positioning.near(view, start_44, torch.where(precise, NEAR_PX, self.estimator.landmark_radius_px) * view.pixel)
+        precise = first.inliers_B[anywhere] >= MIN_ANYWHERE
+        start_44 = torch.where(precise, first.camera_from_map_B44[anywhere], pose_44)
+        return positioning.near(view, start_44, torch.where(precise, NEAR_PX, wide) * view.pixel)
+
+    def _support(self, cells: Correspondences, pose: Pose, with_landmarks: bool, grid: CellGrid) -> list[Tensor]:
+        """What _cell_evidence says, of a pose by landmarks without the depth of the cells."""
+        support = list(self._cell_evidence(cells, pose.camera_from_map_44, grid))
+        if not with_landmarks or cells.ranges_BN is None:
+            return support
+        # Where the view is new, cells meet no depth: a pose by landmarks is not to be refused for it, as it is not without depth.
+        across = self._cell_evidence(replace(cells, ranges_BN=None, range_noise_BN=None), pose.camera_from_map_44, grid)
+        return [torch.where(pose.landmarks > 0, a, s) for a, s in zip(across[:3], support)] + [support[3]]
 
     def _cell_evidence(self, problem: Correspondences, pose_44: Tensor, grid: CellGrid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of the cells at a pose: soft inliers, usable ones, spread over the image, rms residual of the inliers."""
@@ -224,13 +302,29 @@ class Localizer:
         parts = [se3.inverse(pose_44).flatten(), pose_covariance(hessian_66, pose_44).flatten(), torch.stack([n.double() for n in numbers])]
         return torch.cat(parts).cpu().numpy()
 
-    def _answer(self, frame: Frame, modality: str, evidence: np.ndarray, watch: Stopwatch, tracked: bool = False) -> Estimate:
+    def _answer(self, frame: Frame, modality: str, sub_map: SubMap, evidence: np.ndarray, named: dict[str, float], watch: Stopwatch,
+                tracked: bool = False) -> Estimate:
         map_from_camera, covariance = evidence[:16].reshape(4, 4), evidence[16:52].reshape(6, 6)
         inliers, usable, spread, rms, landmarks = map(float, evidence[52:])
         ratio = inliers / max(1.0, usable)
-        entry = self.bundle.entry
-        cells_suffice = not tracked and (modality == 'rgbd' or self.positioning is None or not self.integrity.require_landmarks)
+        entry = sub_map.bundle.entry
+        cells_suffice = not tracked and (modality == 'rgbd' or sub_map.positioning is None or not self.integrity.require_landmarks)
         verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, cells_suffice, tracked, np.array(entry.centre),
                         np.array(entry.extent), self.integrity)
-        return Estimate(frame.stamp_ns, map_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
-                        rms * (frame.camera.fx if modality == 'rgb' else 1.0), dict(watch.stages), landmarks, tracked)
+        if named and not tracked:
+            verdict = judge_place(verdict, entry.name, named, self.integrity)
+        site_from_camera, covariance = in_site(entry.site_from_map_44, map_from_camera, covariance)
+        if verdict.accepted:
+            self.choice.preload_around(site_from_camera[:3, 3])
+        return Estimate(frame.stamp_ns, site_from_camera, covariance, verdict, modality, entry.name, inliers, ratio, spread,
+                        rms * (frame.camera.fx if modality == 'rgb' else 1.0), dict(watch.stages), landmarks, tracked, named)
+
+
+def in_site(site_from_map_44: np.ndarray, map_from_camera: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pose and covariance (x, y, z, rotation about fixed axes) of a sub-map in the frame of the site; where that lies counts as known."""
+    turn = np.kron(np.eye(2), site_from_map_44[:3, :3])
+    return site_from_map_44 @ map_from_camera, turn @ covariance @ turn.T
+
+
+def _seed(frame: Frame) -> int:
+    return frame.stamp_ns & 0x7FFFFFFFFFFFFFFF

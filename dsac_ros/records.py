@@ -66,11 +66,12 @@ class Frame:
 @dataclass(frozen=True)
 class Guess:
     """Where the camera probably is: camera_from_map (4, 4); landmarks are looked for within radius_px (of an image 480 pixels high) of
-    where it projects them, and `min_landmarks` of them (soft count) have to confirm it."""
+    where it projects them, and `min_landmarks` of them (soft count) have to confirm it. expert: in which sub-map; '': the nearest."""
 
     camera_from_map: np.ndarray
     radius_px: float
     min_landmarks: float
+    expert: str = ''
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Estimate:
     grid that holds inlier cells. residual: robust rms residual of the inlier cells, in pixels (rgb) or metres (rgbd).
     landmarks: soft count of the keypoints that agree, 0 where the pose comes from the cells alone. stage_times_ms: stage -> milliseconds.
     tracked: landmarks around an expected pose confirmed it; the cells were not asked, their inliers are 0, spread and residual those of
-    the landmarks, the modality rgb.
+    the landmarks, the modality rgb. posterior: name of each sub-map -> its probability, '' none of them; empty where the map has one.
     """
 
     stamp_ns: int
@@ -106,3 +107,4 @@ class Estimate:
     stage_times_ms: Mapping[str, float] = field(default_factory=dict)
     landmarks: float = 0.0
     tracked: bool = False
+    posterior: Mapping[str, float] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from dsac_ros import config
 from dsac_ros.config import (
     EstimatorOptions,
     FinetuningOptions,
+    GatingOptions,
     IntegrityOptions,
     MappingOptions,
     NodeOptions,
@@ -22,8 +23,8 @@ from dsac_ros.config import (
 from dsac_ros.errors import ConfigError
 from dsac_ros.evaluation.options import EvaluationOptions
 
-GROUPS = [NodeOptions, EstimatorOptions, TrackingOptions, IntegrityOptions, StateOptions, MappingOptions, FinetuningOptions,
-          EvaluationOptions]
+GROUPS = [NodeOptions, EstimatorOptions, GatingOptions, TrackingOptions, IntegrityOptions, StateOptions, MappingOptions,
+          FinetuningOptions, EvaluationOptions]
 EVERY = [(group, f) for group in GROUPS for f in fields(group)]
 NAMES = [f'{group.__name__}.{f.name}' for group, f in EVERY]
 

@@ -27,7 +27,7 @@ class Chain(nn.Module):
 
     def __init__(self, localizer: Localizer, cells_N: Tensor, bearings_N3: Tensor) -> None:
         super().__init__()
-        self.encoder, self.expert = localizer.encoder, localizer.expert
+        self.encoder, self.expert = localizer.encoder, localizer.choice.sub_maps.get(0).expert
         self.register_buffer('cells_N', cells_N)
         self.register_buffer('bearings_1N3', bearings_N3[None])
 

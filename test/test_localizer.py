@@ -191,13 +191,13 @@ def test_rgb_needs_landmarks_where_the_map_has_any() -> None:
 def test_landmarks_find_the_pose_where_cells_say_nothing() -> None:
     """A head that puts every cell somewhere in the room at random: the matches to anywhere have to give the first pose."""
     localizer = Localizer.from_map(rooms.tiny_map()[0], 'cpu')
-    head, generator = localizer.expert, torch.Generator().manual_seed(0)
+    head, generator = localizer.choice.sub_maps.get(0).expert, torch.Generator().manual_seed(0)
 
     def lost(features: torch.Tensor) -> tuple[torch.Tensor, ...]:
         points, scales, logits = head(features)
         return 4 * torch.rand(points.shape, generator=generator) - 2, scales, logits
 
-    localizer.expert = lost
+    localizer.choice.sub_maps.get(0).expert = lost
     frames = rooms.tiny_frames()[::6]
     estimates = [localizer.localize(frame, 'rgb') for frame in frames]
     found = [estimate.landmarks > 0 and error(estimate, frame)[0] < 0.05 for estimate, frame in zip(estimates, frames)]
@@ -217,8 +217,8 @@ def test_a_pose_by_landmarks_needs_no_more_support_with_depth_than_without(local
 
 def test_the_bundles_factors_scale_the_covariance() -> None:
     bundle, frame, options = rooms.tiny_map()[1], rooms.tiny_frames()[3], EstimatorOptions(landmarks=False)
-    covariances = [Localizer(replace(bundle, covariance_factors=dict.fromkeys(bundle.covariance_factors, factor)), 'cpu', options)
-                   .localize(frame, 'rgbd').covariance for factor in (1.0, 9.0)]
+    entries = [replace(bundle.entry, covariance_factors=dict.fromkeys(bundle.covariance_factors, factor)) for factor in (1.0, 9.0)]
+    covariances = [Localizer(replace(bundle, entry=entry), 'cpu', options).localize(frame, 'rgbd').covariance for entry in entries]
     np.testing.assert_allclose(covariances[1], 9 * covariances[0], rtol=1e-4)  # up to the floor of the inversion
 
 

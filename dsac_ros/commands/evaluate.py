@@ -89,7 +89,8 @@ def _replay_offline(map_path: Path, source: FrameSource, modality: str, chosen: 
     from dsac_ros.localizer import Localizer
     from dsac_ros.tracking.tracker import Tracker
     groups = build_groups(LOCALIZER_GROUPS, settings)
-    localizer = Tracker(Localizer.from_map(map_path, device, groups['estimator'], groups['integrity']), groups['tracking'])
+    inner = Localizer.from_map(map_path, device, groups['estimator'], groups['integrity'], groups['gating'])
+    localizer = Tracker(inner, groups['tracking'], groups['gating'])
     if source.map_frame and localizer.map_frame != source.map_frame:
         print(f'dsac-ros evaluate: the reference poses are in frame {source.map_frame!r}, the map is {localizer.map_frame!r}; '
               'errors are right only where the two coincide', file=sys.stderr)

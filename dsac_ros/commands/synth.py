@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `dsac-ros synth`."""
     sensor = SensorOptions()
     parser.add_argument('--room', type=int, default=1, help='seed of the room')
-    parser.add_argument('--rooms', type=int, default=1, help='an even number: a building of so many rooms along a corridor, all of them visited')
+    parser.add_argument('--rooms', type=int, default=1,
+                        help='an even number: a building of so many rooms along a corridor, all of them visited')
     parser.add_argument('--posters', type=int, default=0, help='number of a near-twin of the room: the same with other posters')
     parser.add_argument('--trajectory', type=int, default=1,
                         help='seed of the way through it; another one gives unseen views of the same room')
@@ -44,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
     with BagWriter(options.out, storage=options.storage, map_frame=SyntheticSource.map_frame, compressed=options.compressed,
                    overwrite=options.overwrite) as bag:
         source = SyntheticSource(options.room, options.trajectory, options.frames, options.width, options.height, options.rate,
-                                 sensor=sensor, texels_per_metre=options.texels_per_metre, workers=options.workers, posters=options.posters, rooms=options.rooms)
+                                 sensor=sensor, texels_per_metre=options.texels_per_metre, workers=options.workers,
+                                 posters=options.posters, rooms=options.rooms)
         painted, cpu = time.perf_counter(), time.process_time()
         for frame in progress_bar('frames', len(source), iterable=source):
             bag.write(frame)

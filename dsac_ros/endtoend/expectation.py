@@ -166,16 +166,6 @@ def over_experts(logits: Tensor, experts: Tensor, losses: Tensor) -> Tensor:
     return expected_loss(logits.gather(1, experts), losses, torch.ones_like(experts, dtype=torch.bool), 1.0, 0.0).loss
 
 
-def systematic_draws(offsets: Tensor, hypotheses: int) -> Tensor:
-    """(..., hypotheses) points in [0, 1) at equal distances, for ransac.sampling.draw_minimal_sets: an expert of probability p gets
-    p * hypotheses of them, rounded up or down, instead of a binomial number (Kitagawa 1996, systematic resampling).
-
-    Args:
-        offsets: (...) uniform in [0, 1).
-    """
-    return (offsets[..., None] + torch.arange(hypotheses, dtype=offsets.dtype, device=offsets.device)) / hypotheses
-
-
 def systematic_log_likelihood(log_probabilities: Tensor, offsets: Tensor, hypotheses: int) -> Tensor:
     """(B, ...) of the division of a budget among experts (B, E) that systematic_draws with `offsets` (B, ...) makes; for over_pools.
 

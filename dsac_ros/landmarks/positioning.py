@@ -1,7 +1,6 @@
 """The pose by keypoints: matched to landmarks of the map around a start, or whatever the pose, and solved by the one estimator."""
 from __future__ import annotations
 
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +21,19 @@ NARROWING = 0.5  # of the noise at the end: most inliers are better than what te
 
 
 @dataclass(frozen=True)
+class Sight:
+    """Keypoints of a frame on the device: rays_M2, descriptors_MD, mask usable_M; pixel: one of an image 480 pixels high, on the plane
+    z = 1."""
+
+    rays_M2: Tensor
+    descriptors_MD: Tensor
+    usable_M: Tensor
+    pixel: float
+
+
+@dataclass(frozen=True)
 class View:
-    """Keypoints of a frame on the device: rays_M2, compressed descriptors_MC, mask usable_M; pixel: one of an image 480 pixels high, on the
-    plane z = 1."""
+    """The same with descriptors_MC compressed as those of one map are."""
 
     rays_M2: Tensor
     descriptors_MC: Tensor
@@ -35,7 +44,7 @@ class View:
 @dataclass(frozen=True)
 class ByLandmarks:
     """A pose by landmarks near a start: pose_44, hessian_66, soft count of inliers, share of the image that they are spread over, their rms
-    residual on the plane z = 1, and whether they are enough."""
+    residual on the plane z = 1, whether they are enough, and the score (as in Solution)."""
 
     pose_44: Tensor
     hessian_66: Tensor
@@ -43,6 +52,15 @@ class ByLandmarks:
     spread: Tensor
     rms: Tensor
     enough: Tensor
+    score: Tensor
+
+
+@torch.inference_mode()
+def look(frame: Frame, device: torch.device) -> Sight:
+    """Keypoints and their descriptors. Runs beside the encoder."""
+    rays, words, usable = padded(detect(frame.image, frame.camera, LOCALIZING), LOCALIZING.count)
+    rays_M2, words_MD, usable_M = (torch.from_numpy(array).to(device, non_blocking=True) for array in (rays, words, usable))
+    return Sight(rays_M2, words_MD, usable_M, min(frame.camera.width, frame.camera.height) / 480 / frame.camera.fx)
 
 
 class Positioning:
@@ -53,17 +71,13 @@ class Positioning:
         self.options, self.covariance_factor = options, covariance_factor
 
     @torch.inference_mode()
-    def look(self, frame: Frame) -> View:
-        """Keypoints and their descriptors. Runs beside the encoder."""
-        rays, words, usable = padded(detect(frame.image, frame.camera, LOCALIZING), LOCALIZING.count)
-        rays_M2, words_MD, usable_M = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in (rays, words, usable))
-        pixel = min(frame.camera.width, frame.camera.height) / 480 / frame.camera.fx
-        return View(rays_M2, compress(words_MD, self.landmarks.basis_DC), usable_M, pixel)
+    def view(self, sight: Sight) -> View:
+        """A frame as this map sees it."""
+        return View(sight.rays_M2, compress(sight.descriptors_MD, self.landmarks.basis_DC), sight.usable_M, sight.pixel)
 
     @torch.inference_mode()
-    def anywhere(self, looking: Future[View]) -> tuple[Correspondences, Tensor]:
+    def anywhere(self, view: View) -> tuple[Correspondences, Tensor]:
         """Matches of the strongest keypoints to any landmark of the map, whatever the pose, and weights to draw them by."""
-        view = looking.result()
         points_M3, weights_M = match_anywhere(self.landmarks, view.descriptors_MC, view.usable_M)
         problem = self._problem(points_M3, view.rays_M2[:len(weights_M)], weights_M > 0, view.pixel)
         return problem, weights_M.double()[None]
@@ -82,7 +96,7 @@ class Positioning:
         residuals = problem.residuals(problem.vectors(solution.camera_from_map_B44[:, None]))
         rms = weighted_rms(residuals.across_BKN[0, 0], residuals.range_BKN[0, 0].square(), weights_M)
         hessian_66 = with_common_shift(solution.hessian_B66[0] / self.covariance_factor, self.landmarks.common_shift)
-        return ByLandmarks(solution.camera_from_map_B44[0], hessian_66, inliers, spread, rms, enough)
+        return ByLandmarks(solution.camera_from_map_B44[0], hessian_66, inliers, spread, rms, enough, solution.score_B[0])
 
     def _problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> Correspondences:
         bearings_M3, lengths_M = bearings_of(rays_M2)

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import reprlib
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,57 +21,65 @@ from safetensors.torch import save as save_tensors
 from dsac_ros.errors import MapError
 from dsac_ros.landmarks.keypoints import DIMENSIONS
 from dsac_ros.landmarks.landmarks import COMPRESSED, Landmarks
-from dsac_ros.networks.encoder import CHANNELS, ENCODER_ID, WEIGHTS_SHA256
+from dsac_ros.maps.manifest import FILE, ExpertEntry, Manifest, check_name, read_manifest, read_yaml
+from dsac_ros.networks.encoder import CHANNELS
 from dsac_ros.networks.expert import Expert
+from dsac_ros.networks.gating import Prototypes
 
-FORMAT = 1
 MAX_EXPERT_BYTES = 64 << 20
-MAX_MANIFEST_BYTES = 1 << 20
+MAX_GATING_BYTES = 1 << 20
+MAX_RECORD_BYTES = 1 << 20
 MAX_LANDMARKS = 200_000
-COVARIANCE_KEYS = ('rgb', 'rgbd', 'landmarks')
-
-
-@dataclass(frozen=True)
-class ExpertEntry:
-    """What the manifest says of one expert; centre and extent of its scene coordinates in metres."""
-
-    name: str
-    file: str
-    sha256: str
-    centre: list[float]
-    extent: list[float]
 
 
 @dataclass(frozen=True)
 class MapBundle:
-    """A map in memory. covariance_factors: what the pose comes from (rgb, rgbd, landmarks) -> factor on the inverse Hessian.
+    """One sub-map in memory, in its own frame. frame_id: of the whole map. prototypes: None where it cannot be told from others.
     training: how it was made, for people."""
 
     frame_id: str
     entry: ExpertEntry
     expert: Expert
     landmarks: Landmarks | None
-    covariance_factors: dict[str, float]
+    prototypes: Prototypes | None = None
     training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def covariance_factors(self) -> dict[str, float]:
+        return self.entry.covariance_factors
 
 
 def save_map(path: str | Path, frame_id: str, name: str, expert: Expert, landmarks: Landmarks | None, covariance_factors: dict[str, float],
-             centre: list[float], extent: list[float], training: dict[str, Any], overwrite: bool = False) -> MapBundle:
-    """Write a bundle beside its place and rename it, so that a crash never leaves half a map. Raises MapError."""
-    path = Path(path)
-    check_place(path, overwrite)
+             centre: list[float], extent: list[float], training: dict[str, Any], overwrite: bool = False,
+             prototypes: Prototypes | None = None) -> MapBundle:
+    """Write a map of one expert. Raises MapError."""
     data = save_tensors(_compact(expert) | (landmarks.tensors() if landmarks else {}))
-    entry = ExpertEntry(name, f'experts/{name}.safetensors', hashlib.sha256(data).hexdigest(), centre, extent)
-    manifest = {'format': FORMAT, 'frame_id': frame_id, 'encoder': {'id': ENCODER_ID, 'sha256': WEIGHTS_SHA256},
-                'experts': [asdict(entry)], 'covariance_factors': covariance_factors, 'training': training}
+    entry = ExpertEntry(check_name(name), f'experts/{name}.safetensors', sha256(data), centre, extent, covariance_factors)
+    files = {entry.file: data, entry.training_file: yaml.safe_dump(training, sort_keys=False).encode()}
+    if prototypes is not None:
+        gating = save_tensors(prototypes.tensors())
+        entry = replace(entry, gating_sha256=sha256(gating))
+        files[entry.gating_file] = gating
+    write_bundle(Path(path), Manifest(frame_id, (entry,)), files, overwrite)
+    return MapBundle(frame_id, entry, expert, landmarks, prototypes, training)
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Path], overwrite: bool = False) -> None:
+    """Write a bundle beside its place and rename it, so that a crash never leaves half a map. Raises MapError.
+
+    Args:
+        files: name in the bundle -> what is in it, or a file to copy.
+    """
+    check_place(path, overwrite)
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', dir=path.parent))
     except OSError as error:
         raise MapError(f'{path}: cannot be written: {error.strerror}') from error
     try:
-        (temporary / 'experts').mkdir()
-        (temporary / entry.file).write_bytes(data)
-        (temporary / 'manifest.yaml').write_text(yaml.safe_dump(manifest, sort_keys=False))
+        for name, data in files.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_bytes(data) if isinstance(data, bytes) else shutil.copyfile(data, temporary / name)
+        (temporary / FILE).write_text(manifest.text())
         temporary.chmod(0o755)
         if path.exists():
             retired = temporary.with_name(temporary.name + '.old')
@@ -88,7 +96,6 @@ def save_map(path: str | Path, frame_id: str, name: str, expert: Expert, landmar
         raise MapError(f'{path}: cannot be written: {error.strerror}') from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return MapBundle(frame_id, entry, expert, landmarks, covariance_factors, training)
 
 
 def check_place(path: Path, overwrite: bool) -> None:
@@ -103,87 +110,69 @@ def check_place(path: Path, overwrite: bool) -> None:
         raise MapError(f'{path}: cannot be written: {error.strerror}') from error
 
 
-def load_map(path: str | Path) -> MapBundle:
-    """Read and check a bundle. Raises MapError that names the file and what is wrong with it."""
+def load_map(path: str | Path, name: str | None = None) -> MapBundle:
+    """Read and check one sub-map: the only one, or the one of that name. Raises MapError that names the file and what is wrong with it."""
     path = Path(path)
-    manifest_path = path / 'manifest.yaml'
-    manifest = _read_manifest(manifest_path)
-    if manifest.get('format') != FORMAT:
-        raise MapError(f'{manifest_path}: map format {_brief(manifest.get("format"))}, expected {FORMAT}; make the map again with this '
-                       'version')
-    encoder = manifest.get('encoder')
-    if not isinstance(encoder, dict) or (encoder.get('id'), encoder.get('sha256')) != (ENCODER_ID, WEIGHTS_SHA256):
-        raise MapError(f'{manifest_path}: made with encoder {_brief(encoder)}, this version has {ENCODER_ID!r}; make the map again')
-    frame_id = manifest.get('frame_id')
-    if not isinstance(frame_id, str) or not frame_id:
-        raise MapError(f'{manifest_path}: frame_id: expected a name, found {_brief(frame_id)}')
-    experts = manifest.get('experts')
-    if not isinstance(experts, list) or len(experts) != 1:
-        raise MapError(f'{manifest_path}: experts: expected a list of one, found {_brief(experts)}')
-    entry = _entry(manifest_path, experts[0])
-    factors = manifest.get('covariance_factors')
-    if not isinstance(factors, dict) or set(factors) != set(COVARIANCE_KEYS) or not all(
-            isinstance(v, float) and 0 < v < 1e9 for v in factors.values()):
-        raise MapError(f'{manifest_path}: covariance_factors: expected positive numbers for {", ".join(COVARIANCE_KEYS)}, '
-                       f'found {_brief(factors)}')
-    training = manifest.get('training')
-    tensors = _load_tensors(path, entry)
+    manifest = read_manifest(path)
+    if name is None and len(manifest.entries) > 1:
+        raise MapError(f'{path}: a map of {len(manifest.entries)} experts, expected one; `dsac-ros maps info` lists them')
+    entry = manifest.entries[0 if name is None else manifest.index(name)]
+    loaded = load_expert(path, manifest.frame_id, entry)
+    return replace(loaded, prototypes=load_prototypes(path, entry) if entry.gating_sha256 else None,
+                   training=manifest.training or load_training(path, entry))
+
+
+def load_expert(path: Path, frame_id: str, entry: ExpertEntry) -> MapBundle:
+    """Head and landmarks of one expert. Raises MapError."""
+    tensors = tensors_of(path / entry.file, checked_bytes(path / entry.file, entry.sha256, MAX_EXPERT_BYTES))
     landmarks = {name: tensors.pop(name) for name in list(tensors) if name.startswith('landmarks.')}
     file = path / entry.file
-    return MapBundle(frame_id, entry, _build(file, tensors), _landmarks(file, landmarks) if landmarks else None, factors,
-                     training if isinstance(training, dict) else {})
+    return MapBundle(frame_id, entry, _build(file, tensors), _landmarks(file, landmarks) if landmarks else None)
 
 
-def _brief(value: Any) -> str:
-    # Not repr: nested aliases of a few lines of YAML write out to gigabytes.
-    return f'{reprlib.repr(value):.80}'
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise MapError(f'{path.parent}: no map: manifest.yaml is missing; expected a folder made by `dsac-ros map`')
+def load_prototypes(path: Path, entry: ExpertEntry) -> Prototypes:
+    """What images are compared with. Raises MapError."""
+    file = path / entry.gating_file
+    tensors = tensors_of(file, checked_bytes(file, entry.gating_sha256, MAX_GATING_BYTES))
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise MapError(f'{path}: {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}')
-        manifest = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: no UTF-8, or a date such as 2020-13-45
-        raise MapError(f'{path}: cannot be read: {" ".join(str(error).split()):.200}') from error
-    if not isinstance(manifest, dict):
-        raise MapError(f'{path}: expected a mapping, found {type(manifest).__name__}')
-    return manifest
+        found = Prototypes.from_tensors(tensors)
+        good = found.descriptors_MD.ndim == 2 and len(found.descriptors_MD) > 0 and bool(found.descriptors_MD.isfinite().all())
+    except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise MapError(f'{file}: no prototypes: {" ".join(str(error).split()):.200}') from error
+    if not good or set(tensors) != set(found.tensors()):
+        raise MapError(f'{file}: expected finite prototypes, found tensors {", ".join(sorted(tensors)):.200}')
+    return found
 
 
-def _entry(path: Path, values: Any) -> ExpertEntry:
-    names = [f.name for f in fields(ExpertEntry)]
-    if not isinstance(values, dict) or sorted(map(str, values)) != sorted(names):
-        raise MapError(f'{path}: expert: expected {", ".join(names)}, found {_brief(values)}')
-    for name in ('name', 'file', 'sha256'):
-        if not isinstance(values[name], str):
-            raise MapError(f'{path}: expert {name}: expected text, found {_brief(values[name])}')
-    for name in ('centre', 'extent'):
-        numbers = values[name]
-        if not isinstance(numbers, list) or len(numbers) != 3 or not all(isinstance(v, float) and abs(v) < 1e9 for v in numbers):
-            raise MapError(f'{path}: expert {name}: expected three numbers, found {_brief(numbers)}')
-    parts = Path(values['file']).parts
-    # A manifest from a stranger must not make us read files elsewhere.
-    if Path(values['file']).is_absolute() or '..' in parts or len(parts) != 2 or parts[0] != 'experts' or not values['file'].isprintable():
-        raise MapError(f'{path}: expert file {_brief(values["file"])}: expected experts/NAME.safetensors')
-    return ExpertEntry(**values)
+def load_training(path: Path, entry: ExpertEntry) -> dict[str, Any]:
+    """How an expert was made; empty where that was not kept."""
+    return read_yaml(path / entry.training_file, MAX_RECORD_BYTES) if (path / entry.training_file).exists() else {}
 
 
-def _load_tensors(path: Path, entry: ExpertEntry) -> dict[str, torch.Tensor]:
-    file = path / entry.file
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def checked_bytes(file: Path, expected: str, most: int) -> bytes:
+    """A file of at most so many bytes, with that hash. Raises MapError.
+
+    Not memory-mapped: whoever checks the hash has read it all.
+    """
     try:
         size = file.stat().st_size
-        if size > MAX_EXPERT_BYTES:
-            raise MapError(f'{file}: {size} bytes, expected at most {MAX_EXPERT_BYTES}')
+        if size > most:
+            raise MapError(f'{file}: {size} bytes, expected at most {most}')
         data = file.read_bytes()
     except OSError as error:
         raise MapError(f'{file}: cannot be read: {error.strerror}; the map is incomplete, copy it again') from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != entry.sha256:
-        raise MapError(f'{file}: sha256 is {found[:12]}..., the manifest says {entry.sha256[:12]}...; '
-                       'the file is damaged, copy the map again')
+    found = sha256(data)
+    if found != expected:
+        raise MapError(f'{file}: sha256 is {found[:12]}..., the manifest says {expected[:12]}...; the file is damaged, copy the map again')
+    return data
+
+
+def tensors_of(file: Path, data: bytes) -> dict[str, torch.Tensor]:
+    """Raises MapError."""
     try:
         return load_tensors(data)
     except Exception as error:  # safetensors raises its own class, ValueError or struct errors by the kind of damage

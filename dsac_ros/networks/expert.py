@@ -6,8 +6,11 @@ NG-RANSAC (Brachmann & Rother 2019), as the weight in the refinement and as the 
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
 WIDTH = 128
 CLUSTERS = 64
@@ -39,3 +42,12 @@ class Expert(nn.Module):
         logits_NM, offsets_N3, log_scales_N = x[..., :-4], x[..., -4:-1], x[..., -1]
         coordinates_N3 = logits_NM.softmax(-1) @ self.centres + offsets_N3 * self.offset_scale
         return coordinates_N3, (log_scales_N - 2).exp().clamp(MIN_SCALE, MAX_SCALE), logits_NM
+
+
+def predict(experts: Sequence[Expert], features_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates (E, N, 3) and scales (E, N) of several experts for the same cells, in one batch where they are of one shape."""
+    if len(experts) > 1 and len({tuple(value.shape for value in expert.state_dict().values()) for expert in experts}) == 1:
+        parameters, buffers = stack_module_state(list(experts))
+        return vmap(lambda own: functional_call(experts[0], own, (features_NC,))[:2])({**parameters, **buffers})
+    coordinates, scales = zip(*(expert(features_NC)[:2] for expert in experts))
+    return torch.stack(coordinates), torch.stack(scales)

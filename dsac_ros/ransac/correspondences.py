@@ -314,7 +314,7 @@ def across(bearings: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stacked(one: Correspondences, one_weights: Tensor, two: Correspondences, two_weights: Tensor) -> tuple[Correspondences, Tensor]:
-    """Two problems as one batch: the shorter one is filled up with correspondences that are not usable, depth with none."""
+    """Two batches of problems as one: the shorter one is filled up with correspondences that are not usable, depth with none."""
     length = max(one_weights.shape[1], two_weights.shape[1])
 
     def pad(values: Tensor) -> Tensor:
@@ -324,8 +324,8 @@ def stacked(one: Correspondences, one_weights: Tensor, two: Correspondences, two
         first, second = getattr(one, name), getattr(two, name)
         if first is None and second is None:
             return None
-        first = torch.zeros_like(second) if first is None else first
-        second = torch.zeros_like(first) if second is None else second
+        first = torch.zeros_like(one.scales_BN) if first is None else first
+        second = torch.zeros_like(two.scales_BN) if second is None else second
         return torch.cat([pad(first), pad(second)])
 
     names = ('points_BN3', 'bearings_BN3', 'scales_BN', 'angles_BN', 'usable_BN', 'ranges_BN', 'range_noise_BN')

@@ -29,6 +29,16 @@ def mixed(weights_BN: Tensor, uniform_share: float) -> Tensor:
     return (1 - uniform_share) * learned + uniform_share * uniform
 
 
+def systematic_draws(offsets: Tensor, hypotheses: int) -> Tensor:
+    """(..., hypotheses) points in [0, 1) at equal distances, for draw_minimal_sets: an expert of probability p gets
+    p * hypotheses of them, rounded up or down, instead of a binomial number (Kitagawa 1996, systematic resampling).
+
+    Args:
+        offsets: (...) uniform in [0, 1).
+    """
+    return (offsets[..., None] + torch.arange(hypotheses, dtype=offsets.dtype, device=offsets.device)) / hypotheses
+
+
 def draw_minimal_sets(probabilities_BN: Tensor, draws_BK3: Tensor, cameras_BN: Tensor | None = None) -> Tensor:
     """Indices (B, K, 3), drawn with replacement; sets with repeats, or of nothing, are left for the solver to mask.
 

@@ -140,9 +140,10 @@ class LocalizerNode(LifecycleNode):
         from dsac_ros.localizer import Localizer
         from dsac_ros.tracking.tracker import Tracker
         torch.set_num_threads(self.options.threads or max(1, (os.cpu_count() or 2) // 2))
-        localizer = Localizer.from_map(path, self.options.device, self._groups['estimator'], self._groups['integrity'])
+        localizer = Localizer.from_map(path, self.options.device, self._groups['estimator'], self._groups['integrity'],
+                                       self._groups['gating'])
         localizer.warm_up(None, self.options.modality)
-        return Tracker(localizer, self._groups['tracking'])
+        return Tracker(localizer, self._groups['tracking'], self._groups['gating'])
 
     def use(self, tracker: Tracker) -> None:
         """Localise in this map from the next frame on."""

@@ -16,6 +16,8 @@ from dsac_ros.msg import LocalizationStatus
 from dsac_ros.records import Estimate
 from dsac_ros.tracking.state import Decision
 
+MIN_PROBABILITY = 1e-3  # of a sub-map that the status names
+
 
 def time_message(stamp_ns: int) -> Time:
     """Nanoseconds to a stamp; what does not fit into one (a fuzzed header) becomes zero."""
@@ -63,6 +65,8 @@ def status_message(stamp_ns: int, map_frame: str, decision: Decision, estimate: 
         message.position_stddev = message.rotation_stddev = nan3
         return message
     message.modality, message.expert = estimate.modality, estimate.expert
+    likely = sorted(((p, name) for name, p in estimate.posterior.items() if p > MIN_PROBABILITY), reverse=True)
+    message.experts, message.posterior = [name for _, name in likely], [p for p, _ in likely]
     message.inliers, message.inlier_ratio = float(estimate.inliers), float(estimate.inlier_ratio)
     message.spread, message.residual = float(estimate.spread), float(estimate.residual)
     message.landmarks, message.tracked = float(estimate.landmarks), estimate.tracked

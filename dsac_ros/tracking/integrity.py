@@ -1,6 +1,8 @@
 """Independent tests that a pose must pass before it is published; the names of those that failed."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from dsac_ros.config import IntegrityOptions
@@ -36,3 +38,15 @@ def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, i
               ('outside_map', bool(outside.any())))
     reasons = tuple(name for name, bad in failed if bad)
     return Verdict(not reasons, reasons)
+
+
+def judge_place(verdict: Verdict, expert: str, posterior: Mapping[str, float], options: IntegrityOptions) -> Verdict:
+    """The same with whether the frame is of this sub-map, and not of another one (ambiguous_place) or of none of them (unknown_place).
+
+    Args:
+        posterior: name -> probability, '' none of them.
+    """
+    if posterior[expert] >= options.min_posterior:
+        return verdict
+    rival = max((name for name in posterior if name != expert), key=lambda name: posterior[name])
+    return Verdict(False, (*verdict.reasons, 'ambiguous_place' if rival else 'unknown_place'))

@@ -4,27 +4,39 @@ That costs half of a full search, which comes first, every so often, and at once
 """
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from dsac_ros.config import TrackingOptions
-from dsac_ros.records import Camera, Estimate, Frame, Guess
+from dsac_ros.config import GatingOptions, TrackingOptions
+from dsac_ros.records import Camera, Estimate, Frame, Guess, Verdict
 
 if TYPE_CHECKING:
     from dsac_ros.localizer import Localizer
 
 MAX_REFUSED = 2  # in a row: after more of them a guess is rarely confirmed, and costs time when there is least of it
 TOLD_WIDENING = 2.0  # people point at a place less well than the last frame does
+UNSETTLED = 0.5  # probability that a frame is of any sub-map, after one that was refused
 MAX_STEPS = 3.0  # further ahead than this many times the last interval, the last motion says nothing
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What the last full search said of the sub-maps, and whether its pose was accepted."""
+
+    stamp_ns: int
+    posterior: Mapping[str, float]
+    verdict: Verdict
 
 
 class Tracker:
     """A Localizer for the frames of one camera, in the order of their stamps; a stamp that is not later than the one before starts anew."""
 
-    def __init__(self, localizer: Localizer, options: TrackingOptions = TrackingOptions()) -> None:
-        self.localizer, self.options = localizer, options
+    def __init__(self, localizer: Localizer, options: TrackingOptions = TrackingOptions(), gating: GatingOptions = GatingOptions()) -> None:
+        self.localizer, self.options, self.gating = localizer, options, gating
         self.forget()
 
     @property
@@ -41,6 +53,8 @@ class Tracker:
         self._since_search = self._refused = 0
         self._landmarks_then = 0.0
         self._told: Guess | None = None
+        self._expert = ''  # of the last accepted frame
+        self._belief: Belief | None = None
 
     def expect(self, map_from_camera: np.ndarray) -> None:
         """Somebody knows about where the camera is, (4, 4): the next frame looks there first."""
@@ -49,12 +63,16 @@ class Tracker:
     def localize(self, frame: Frame, modality: str) -> Estimate:
         """As Localizer.localize, with what the frames before say."""
         guess, self._told = self._told or (self._guess(frame.stamp_ns) if self.options.enabled else None), None
-        estimate = self.localizer.localize(frame, modality, guess)
+        prior = self._prior(frame.stamp_ns) if self.options.enabled else None
+        estimate = self.localizer.localize(frame, modality, guess, prior)
+        if estimate.posterior and not estimate.tracked:
+            self._belief = Belief(frame.stamp_ns, estimate.posterior, estimate.verdict)
         self._since_search = self._since_search + 1 if estimate.tracked else 0
         self._refused = 0 if estimate.verdict.accepted else self._refused + 1
         if estimate.verdict.accepted:
             if not estimate.tracked:
                 self._landmarks_then = estimate.landmarks
+            self._expert = estimate.expert
             self._poses = [*self._poses[-1:], (frame.stamp_ns, np.linalg.inv(estimate.map_from_camera))]
         return estimate
 
@@ -69,7 +87,19 @@ class Tracker:
             expected_44 = later_44
         else:
             expected_44 = extrapolate(earlier_44, later_44, (stamp_ns - later_ns) / (later_ns - earlier_ns))
-        return Guess(expected_44, options.radius_px, max(options.min_landmarks, options.keep_share * self._landmarks_then))
+        return Guess(expected_44, options.radius_px, max(options.min_landmarks, options.keep_share * self._landmarks_then),
+                     self._expert)
+
+    def _prior(self, stamp_ns: int) -> dict[str, float] | None:
+        """Of the sub-maps, from what the frame before was of; None where that says nothing: at the start, after a gap, for a lost track."""
+        belief = self._belief
+        if belief is None or not 0 < stamp_ns - belief.stamp_ns <= 1e9 * self.options.max_gap:
+            self._belief = None
+            return None
+        settled = belief.verdict.accepted or belief.verdict.reasons == ('ambiguous_place',)
+        if not settled and self._refused > MAX_REFUSED:
+            return None
+        return spread(belief.posterior, self.gating.leak if settled else UNSETTLED)
 
 
 def extrapolate(earlier_44: np.ndarray, later_44: np.ndarray, steps: float) -> np.ndarray:
@@ -80,3 +110,10 @@ def extrapolate(earlier_44: np.ndarray, later_44: np.ndarray, steps: float) -> n
     ahead[:3, :3] = Rotation.from_rotvec(steps * Rotation.from_matrix(motion[:3, :3]).as_rotvec()).as_matrix()
     ahead[:3, 3] = steps * motion[:3, 3]
     return ahead @ later_44
+
+
+def spread(posterior: Mapping[str, float], leak: float) -> dict[str, float]:
+    """The sub-maps of the next frame: those of this one, but any with a probability of `leak`, or where this one was of none of them."""
+    experts = {name: probability for name, probability in posterior.items() if name}
+    known = sum(experts.values())
+    return {name: (1 - leak) * probability + (1 - (1 - leak) * known) / len(experts) for name, probability in experts.items()}

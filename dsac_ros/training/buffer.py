@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dsac_ros.geometry.camera import cell_centres, normalised
 from dsac_ros.networks.encoder import STRIDE, Encoder, image_to_tensor, input_size
+from dsac_ros.networks.gating import describe
 from dsac_ros.records import Frame
 from dsac_ros.training.augmentation import augmented_view, clean_view
 from dsac_ros.training.budget import Budget
@@ -25,7 +26,8 @@ MEASURING_SHARE = 0.05  # of it, to find out how long encoding takes
 @dataclass
 class Buffer:
     """S samples. features_SC: fp16. targets_S3: scene coordinates [m], NaN where unknown. rays_S2: (x/z, y/z) of the cell in its
-    source frame; frames_S: index into camera_from_map_F44; focal_px: focal length of the encoder's input, to turn rays into pixels."""
+    source frame; frames_S: index into camera_from_map_F44; focal_px: focal length of the encoder's input, to turn rays into pixels;
+    descriptors_FD: of the frames as they are (networks.gating)."""
 
     features_SC: Tensor
     targets_S3: Tensor
@@ -33,6 +35,7 @@ class Buffer:
     frames_S: Tensor
     camera_from_map_F44: Tensor
     focal_px: float
+    descriptors_FD: Tensor
 
 
 # (frame, pixels (N, 2) of its image) -> scene coordinates (N, 3), NaN where unknown
@@ -78,7 +81,7 @@ def fill(frames: list[Frame], encoder: Encoder, targets: Targets, need_target: b
         need_target: keep only cells whose scene coordinate is known; else those come first and others fill up.
     """
     per_view = max(1, capacity // (len(frames) * (1 + augmented)))
-    features, scene, rays, owners = [], [], [], []
+    features, scene, rays, owners, descriptors = [], [], [], [], {}
     for view_index in range(1 + augmented):
         for index in rng.permutation(len(frames)):
             if view_index and budget.over():
@@ -93,6 +96,8 @@ def fill(frames: list[Frame], encoder: Encoder, targets: Targets, need_target: b
             chosen = choose_cells(frame, pixels, np.isfinite(points).all(-1), need_target, per_view, rng)
             with torch.inference_mode():
                 grid = encoder(image_to_tensor(view.image).to(device))[0]
+                if not view_index:
+                    descriptors[index] = describe(grid).clone()
             features.append(grid.flatten(1).T[torch.from_numpy(chosen).to(device)].half().clone())
             scene.append(points[chosen])
             rays.append(normalised(frame.camera, pixels[chosen]))
@@ -102,7 +107,8 @@ def fill(frames: list[Frame], encoder: Encoder, targets: Targets, need_target: b
     focal = camera.resized(*input_size(camera.width, camera.height)).fx
     poses = np.stack([np.linalg.inv(frame.map_from_camera) for frame in frames])
     return Buffer(torch.cat(features), _tensor(scene, device), _tensor(rays, device),
-                  torch.from_numpy(np.concatenate(owners)).to(device), _tensor([poses], device), focal)
+                  torch.from_numpy(np.concatenate(owners)).to(device), _tensor([poses], device), focal,
+                  torch.stack([descriptors[index] for index in range(len(frames))]))
 
 
 def choose_cells(frame: Frame, pixels: np.ndarray, known: np.ndarray, need_target: bool, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -11,7 +11,8 @@ from scipy.stats import chi2
 from dsac_ros.config import EstimatorOptions
 from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.localizer import Localizer
-from dsac_ros.maps.bundle import COVARIANCE_KEYS, ExpertEntry, MapBundle
+from dsac_ros.maps.bundle import MapBundle
+from dsac_ros.maps.manifest import COVARIANCE_KEYS, ExpertEntry
 from dsac_ros.networks.expert import Expert
 from dsac_ros.records import Frame
 from dsac_ros.training.budget import Budget
@@ -33,7 +34,8 @@ def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], 
     if landmarks is not None:
         # Held-out frames lie between frames of the same part of the recording, and are turned as those are.
         landmarks = replace(landmarks, common_shift=0.0)
-    bundle = MapBundle(frame_id, ExpertEntry('room', '', '', centre, extent), expert, landmarks, dict.fromkeys(COVARIANCE_KEYS, 1.0))
+    entry = ExpertEntry('room', '', '', centre, extent, dict.fromkeys(COVARIANCE_KEYS, 1.0))
+    bundle = MapBundle(frame_id, entry, expert, landmarks)
     runs = [('rgb', 'rgb', False), ('rgbd', 'rgbd', False), ('landmarks', 'rgb', True)]
     for key, modality, by_landmarks in runs:
         if (key == 'rgbd' and not with_depth) or (by_landmarks and landmarks is None):

@@ -108,7 +108,7 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
         'options': asdict(options), 'steps': state.step, 'best_step': state.best_step, 'held_out_loss': round(state.best_loss, 4),
         'frames': len(training), 'held_out_frames': len(held_out), 'seconds': round(time.monotonic() - begun, 1), 'held_out': errors}}
     finished = save_map(out, bundle.frame_id, bundle.entry.name, state.best.cpu(), bundle.landmarks, factors, bundle.entry.centre,
-                        bundle.entry.extent, record, overwrite)
+                        bundle.entry.extent, record, overwrite, bundle.prototypes)
     (work / CHECKPOINT).unlink(missing_ok=True)
     return finished
 

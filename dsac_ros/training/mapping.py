@@ -24,7 +24,9 @@ from dsac_ros.errors import DataError
 from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.localizer import Stopwatch, resolve_device
 from dsac_ros.maps.bundle import MapBundle, check_place, save_map
+from dsac_ros.maps.manifest import check_name
 from dsac_ros.networks.encoder import shared_encoder
+from dsac_ros.networks.gating import prototypes
 from dsac_ros.progress import progress_bar
 from dsac_ros.records import Frame
 from dsac_ros.training.budget import Budget, Clock
@@ -49,6 +51,7 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     """
     out = Path(out)
     check_place(out, overwrite)
+    check_name(name)
     budget, watch = Budget(60 * options.minutes, clock), Stopwatch()
     where = resolve_device(device)
     training, held_out, left_out = read_frames(source, options)
@@ -85,7 +88,8 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         watch.lap('calibrate')
         counts = {'frames': len(frames), 'frames_given': len(training), 'held_out_frames': len(held_out)}
         record = describe(options, head, buffer, landmarks, left_out, errors, counts, budget.spent(), watch, where)
-        return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite)
+        return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite,
+                        prototypes(buffer.descriptors_FD))
 
 
 def read_frames(source: FrameSource, options: MappingOptions | FinetuningOptions) -> tuple[list[Frame], list[Frame], Counter[str]]:

@@ -13,7 +13,8 @@ from scipy.spatial.transform import Rotation
 
 from benchmarks.problems import ProblemSet, make_sets
 from dsac_ros.data.synthetic import SensorOptions, SyntheticSource
-from dsac_ros.maps.bundle import COVARIANCE_KEYS, save_map
+from dsac_ros.maps.bundle import save_map
+from dsac_ros.maps.manifest import COVARIANCE_KEYS
 from dsac_ros.networks.encoder import CHANNELS
 from dsac_ros.networks.expert import Expert
 from dsac_ros.records import Camera, Frame

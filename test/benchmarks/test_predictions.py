@@ -9,7 +9,8 @@ import torch
 from scenery import CAMERA, Surface
 
 from benchmarks.predictions import predicted_problems
-from dsac_ros.maps.bundle import COVARIANCE_KEYS, save_map
+from dsac_ros.maps.bundle import save_map
+from dsac_ros.maps.manifest import COVARIANCE_KEYS
 from dsac_ros.networks.encoder import CHANNELS, STRIDE, input_size
 from dsac_ros.networks.expert import Expert
 

@@ -36,7 +36,7 @@ class NearLocalizer:
     def warm_up(self, camera, modality):
         pass
 
-    def localize(self, frame, modality, guess=None):
+    def localize(self, frame, modality, guess=None, prior=None):
         self.guesses.append(guess)
         pose = frame.map_from_camera.copy()
         pose[0, 3] += 0.01

@@ -21,11 +21,10 @@ from dsac_ros.endtoend.expectation import (
     over_draws,
     over_experts,
     over_pools,
-    systematic_draws,
     systematic_log_likelihood,
 )
 from dsac_ros.errors import ConfigError
-from dsac_ros.ransac.sampling import draw_minimal_sets
+from dsac_ros.ransac.sampling import draw_minimal_sets, systematic_draws
 
 ALPHA, EMPTY = 0.7, 5.0
 GUIDANCE = torch.tensor([0.3, -0.5, 0.9, 0.1], dtype=torch.float64)  # logits of four correspondences

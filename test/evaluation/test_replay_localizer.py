@@ -10,7 +10,8 @@ import torch
 from dsac_ros.evaluation import report
 from dsac_ros.evaluation.replay import replay_offline
 from dsac_ros.localizer import Localizer
-from dsac_ros.maps.bundle import COVARIANCE_KEYS, save_map
+from dsac_ros.maps.bundle import save_map
+from dsac_ros.maps.manifest import COVARIANCE_KEYS
 from dsac_ros.networks.encoder import CHANNELS
 from dsac_ros.networks.expert import Expert
 from dsac_ros.records import Camera, Frame

@@ -1,7 +1,6 @@
 """The pose by landmarks near a start, on matches that are known, from starts that are near and far."""
 from __future__ import annotations
 
-from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
@@ -61,9 +60,7 @@ def test_too_few_or_too_close_together_are_not_enough(scene) -> None:
 
 def test_anywhere_is_a_problem_of_the_strongest_keypoints(scene) -> None:
     solver, view = positioning(scene)
-    looking: Future[View] = Future()
-    looking.set_result(view)
-    problem, weights = solver.anywhere(looking)
+    problem, weights = solver.anywhere(view)
     assert problem.points_BN3.shape == (1, STRONGEST, 3) and weights.shape == (1, STRONGEST)
     true = (problem.points_BN3[0] == scene['landmarks'].points_L3[scene['order'][:STRONGEST]].double()).all(1)
     assert true.double().mean() > 0.95 and (weights > 0).all()

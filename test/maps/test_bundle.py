@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,37 +15,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
+from small import FACTORS, expert, landmarks, prototypes, saved
 
 from dsac_ros.errors import MapError
-from dsac_ros.landmarks.keypoints import DIMENSIONS
-from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.maps import bundle as module
-from dsac_ros.maps.bundle import MapBundle, load_map, save_map
+from dsac_ros.maps.bundle import load_map
 from dsac_ros.networks.encoder import CHANNELS
-from dsac_ros.networks.expert import Expert
-
-FACTORS = {'rgb': 12.5, 'rgbd': 3.25, 'landmarks': 2.0}
-
-
-def expert(seed: int = 0) -> Expert:
-    torch.manual_seed(seed)
-    made = Expert(CHANNELS, 16, 4)
-    made.centres.copy_(torch.randn(4, 3) * 50)
-    made.feature_mean.normal_()
-    made.offset_scale.fill_(0.31)
-    return made.eval()
-
-
-def landmarks(count: int = 30) -> Landmarks:
-    g = torch.Generator().manual_seed(5)
-    words = torch.nn.functional.normalize(torch.rand(count, DIMENSIONS, generator=g), dim=1)
-    return Landmarks.compressed(torch.randn(count, 3, generator=g) * 20, torch.randn(count, 3, generator=g), words)
-
-
-def saved(path: Path, seed: int = 0, overwrite: bool = False, **changed: Any) -> MapBundle:
-    arguments = dict(frame_id='map', name='room', expert=expert(seed), landmarks=landmarks(), covariance_factors=FACTORS,
-                     centre=[1.0, -2.0, 0.5], extent=[4.0, 5.0, 2.5], training={'steps': 7, 'held_out': {}})
-    return save_map(path, **{**arguments, **changed}, overwrite=overwrite)
 
 
 @pytest.fixture
@@ -94,6 +70,7 @@ def test_round_trip(path: Path) -> None:
     assert not loaded.expert.training and not any(p.requires_grad for p in loaded.expert.parameters())
     features = torch.randn(20, CHANNELS)
     torch.testing.assert_close(loaded.expert(features)[0], expert()(features)[0], atol=0.02, rtol=0)
+    torch.testing.assert_close(loaded.prototypes.descriptors_MD, prototypes().descriptors_MD, rtol=2 ** -10, atol=1e-4)  # float16
     assert sorted(p.name for p in path.parent.iterdir()) == ['kitchen.dsacmap']  # no temporary folder is left
     assert load_map(str(path)).frame_id == 'map'
 
@@ -115,7 +92,7 @@ def test_landmarks_round_trip(path: Path, tmp_path: Path) -> None:
 
 def test_saving_twice_gives_the_same_bytes(path: Path, tmp_path: Path) -> None:
     saved(tmp_path / 'again.dsacmap')
-    for file in ('manifest.yaml', 'experts/room.safetensors'):
+    for file in ('manifest.yaml', 'experts/room.safetensors', 'experts/room.yaml', 'gating/room.safetensors'):
         assert (tmp_path / 'again.dsacmap' / file).read_bytes() == (path / file).read_bytes()
 
 
@@ -182,7 +159,8 @@ def test_wrong_tensors(path: Path, change: Callable, words: str) -> None:
 
 
 @pytest.mark.parametrize(('change', 'words'), [
-    (lambda m: m.update(format=2), 'format 2, expected 1'),
+    (lambda m: m.update(format=3), 'format 3, expected 2'),
+    (lambda m: m.update(format=True), 'format True'),
     (lambda m: m.pop('format'), 'format None'),
     (lambda m: m['encoder'].update(id='resnet'), 'resnet'),
     (lambda m: m['encoder'].update(sha256='0' * 64), 'encoder'),
@@ -190,22 +168,88 @@ def test_wrong_tensors(path: Path, change: Callable, words: str) -> None:
     (lambda m: m.update(frame_id=''), 'frame_id'),
     (lambda m: m.update(frame_id=5), 'frame_id'),
     (lambda m: m.update(experts=[]), 'experts'),
-    (lambda m: m.update(experts=m['experts'] * 2), 'experts'),
+    (lambda m: m.update(experts=m['experts'] * 2), 'same name'),
+    (lambda m: m['experts'].append({**m['experts'][0], 'name': 'other'}), 'same file'),
+    (lambda m: m.update(experts=m['experts'] * 2000), 'experts'),
+    (lambda m: m['experts'][0].update(site_from_map=[[1.0, 0.0, 0.0, 0.0]] * 3), 'site_from_map'),
+    (lambda m: m['experts'][0].update(site_from_map=[[-1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]), 'site_from_map'),
+    (lambda m: m['experts'][0].update(site_from_map=[[2.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]]), 'site_from_map'),
+    (lambda m: m['experts'][0].update(site_from_map=[[float('nan')] * 4] * 3), 'site_from_map'),
+    (lambda m: m['experts'][0].update(site_from_map=[1.0, 2.0]), 'site_from_map'),
+    (lambda m: m['experts'][0].update(gating_sha256=7), 'gating_sha256'),
     (lambda m: m['experts'][0].pop('centre'), 'centre'),
     (lambda m: m['experts'][0].update(more=1), 'extent'),
     (lambda m: m['experts'][0].update(centre=[1.0, 2.0]), 'centre'),
     (lambda m: m['experts'][0].update(extent=[1.0, 2.0, float('nan')]), 'extent'),
     (lambda m: m['experts'][0].update(extent=[1.0, 2.0, 'x']), 'extent'),
     (lambda m: m['experts'][0].update(sha256=3), 'sha256'),
-    (lambda m: m.update(covariance_factors={**FACTORS, 'rgb': -1.0}), 'covariance_factors'),
-    (lambda m: m.update(covariance_factors={**FACTORS, 'rgb': float('nan')}), 'covariance_factors'),
-    (lambda m: m.update(covariance_factors={'rgb': 1.0}), 'covariance_factors'),
-    (lambda m: m.update(covariance_factors={}), 'covariance_factors'),
-    (lambda m: m.pop('covariance_factors'), 'covariance_factors'),
+    (lambda m: m['experts'][0].update(covariance_factors={**FACTORS, 'rgb': -1.0}), 'covariance_factors'),
+    (lambda m: m['experts'][0].update(covariance_factors={**FACTORS, 'rgb': float('nan')}), 'covariance_factors'),
+    (lambda m: m['experts'][0].update(covariance_factors={'rgb': 1.0}), 'covariance_factors'),
+    (lambda m: m['experts'][0].update(covariance_factors={}), 'covariance_factors'),
+    (lambda m: m['experts'][0].pop('covariance_factors'), 'covariance_factors'),
 ])
 def test_wrong_manifest(path: Path, change: Callable, words: str) -> None:
     rewrite(path, change)
     refused(path, 'manifest.yaml', words)
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (lambda t: t.clear(), 'prototypes'),
+    (lambda t: t.update({'prototypes': torch.zeros(())}), 'prototypes'),
+    (lambda t: t.update({'prototypes': torch.full((2, 8), torch.nan)}), 'finite'),
+    (lambda t: t.update({'more': torch.zeros(3)}), 'more'),
+])
+def test_wrong_prototypes(path: Path, change: Callable, words: str) -> None:
+    file = path / 'gating' / 'room.safetensors'
+    tensors = load(file.read_bytes())
+    change(tensors)
+    file.write_bytes(save(tensors))
+    refused(path, 'gating/room.safetensors', 'sha256')
+    rewrite(path, lambda m: m['experts'][0].update(gating_sha256=hashlib.sha256(file.read_bytes()).hexdigest()))
+    refused(path, 'gating/room.safetensors', words)
+    file.unlink()
+    refused(path, 'gating/room.safetensors', 'No such file')
+
+
+def as_format_1(path: Path) -> None:
+    """What the version before wrote."""
+    values = manifest(path)
+    entry = values['experts'][0]
+    factors, training = entry.pop('covariance_factors'), yaml.safe_load((path / 'experts' / 'room.yaml').read_text())
+    entry.pop('gating_sha256')
+    text = yaml.safe_dump({**values, 'format': 1, 'covariance_factors': factors, 'training': training})
+    (path / 'manifest.yaml').write_text(text)
+    (path / 'experts' / 'room.yaml').unlink()
+    shutil.rmtree(path / 'gating')
+
+
+def test_maps_of_format_1_still_load(path: Path) -> None:
+    new = load_map(path)
+    as_format_1(path)
+    old = load_map(path)
+    assert (old.frame_id, old.covariance_factors, old.training) == (new.frame_id, new.covariance_factors, new.training)
+    assert old.prototypes is None and replace(old.entry, gating_sha256=new.entry.gating_sha256) == new.entry
+    torch.testing.assert_close(old.expert.state_dict(), new.expert.state_dict())
+    rewrite(path, lambda m: m.update(covariance_factors={'rgb': 1.0}))
+    refused(path, 'covariance_factors')
+
+
+def test_one_of_several_experts_has_to_be_named(path: Path) -> None:
+    (path / 'experts' / 'other.safetensors').write_bytes((path / 'experts' / 'room.safetensors').read_bytes())
+    rewrite(path, lambda m: m['experts'].append({**m['experts'][0], 'name': 'other', 'file': 'experts/other.safetensors',
+                                                 'gating_sha256': '', 'centre': [9.0, 9.0, 9.0]}))
+    refused(path, 'a map of 2 experts')
+    assert load_map(path, 'other').entry.centre == [9.0, 9.0, 9.0] and load_map(path, 'room').entry.centre == [1.0, -2.0, 0.5]
+    with pytest.raises(MapError, match="'attic'; there are room, other"):
+        load_map(path, 'attic')
+
+
+@pytest.mark.parametrize('name', ['', '../x', 'a/b', '.hidden', 'x' * 200, 'a\nb'])
+def test_names_that_are_no_file_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(MapError, match='expert name'):
+        saved(tmp_path / 'm.dsacmap', name=name)
+    assert not (tmp_path / 'm.dsacmap').exists()
 
 
 @pytest.mark.parametrize('file', ['../../secret.safetensors', 'experts/../../secret.safetensors', '/etc/passwd', '//etc/passwd',

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dsac_ros.networks.expert import MAX_SCALE, MIN_SCALE, Expert
+from dsac_ros.networks.expert import MAX_SCALE, MIN_SCALE, Expert, predict
 
 
 def expert(seed: int = 0) -> Expert:
@@ -48,3 +48,19 @@ def test_buffers_are_saved_and_not_trained() -> None:
     names = {name for name, _ in head.named_buffers()}
     assert names == {'feature_mean', 'feature_scale', 'centres', 'offset_scale'} and names < set(head.state_dict())
     assert not names & {name for name, _ in head.named_parameters()}
+
+
+def test_several_experts_in_one_batch_are_each_by_itself() -> None:
+    """Of one shape they are one batch; of several they are run one after the other, and a single one is bit for bit its own forward."""
+    features = torch.randn(7, 10)
+    same, other = [expert(seed) for seed in range(3)], Expert(10, 24, 5).eval()
+    with torch.inference_mode():
+        for experts in (same, [same[0], other], same[:1]):
+            points, scales = predict(experts, features)
+            assert points.shape == (len(experts), 7, 3) and scales.shape == (len(experts), 7)
+            for i, each in enumerate(experts):
+                alone = each(features)
+                torch.testing.assert_close(points[i], alone[0], rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(scales[i], alone[1], rtol=1e-5, atol=1e-6)
+        assert torch.equal(predict(same[:1], features)[0][0], same[0](features)[0])
+    assert not torch.allclose(points[0], predict(same[1:2], features)[0][0], atol=1e-2)

@@ -76,7 +76,8 @@ def test_rooms_are_told_apart_and_a_black_image_is_of_none() -> None:
         with torch.inference_mode():
             return torch.stack([describe(shared_encoder('cpu')(image_to_tensor(frame.image))[0]) for frame in source])
     gating = Gating([prototypes(descriptors(room, 1, 32, 0.8)) for room in (3, 4)])
-    right = [int(gating.probabilities(each)[:2].argmax()) == index for index, room in enumerate((3, 4)) for each in descriptors(room, 2, 8, 0.5)]
+    right = [int(gating.probabilities(each)[:2].argmax()) == index
+             for index, room in enumerate((3, 4)) for each in descriptors(room, 2, 8, 0.5)]
     assert np.mean(right) >= 0.8
     with torch.inference_mode():
         black = describe(shared_encoder('cpu')(torch.zeros(1, 3, 192, 256, dtype=torch.uint8))[0])

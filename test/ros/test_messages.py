@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,13 @@ def test_status_message() -> None:
     assert list(status.stage_names) == ['wait', 'encoder'] and list(status.stage_times_ms) == [1.0, 12.5]
     stddev = np.sqrt(np.diagonal(estimate().covariance))
     np.testing.assert_allclose([*status.position_stddev, *status.rotation_stddev], stddev, rtol=1e-6)
+
+
+def test_status_names_the_likely_sub_maps() -> None:
+    unsure = replace(estimate(), posterior={'hall': 0.25, 'lab': 0.7, 'attic': 1e-5, '': 0.04999})
+    status = messages.status_message(5, 'map', Decision(State.TRACKING, True), unsure)
+    assert list(status.experts) == ['lab', 'hall', ''] and list(status.posterior) == pytest.approx([0.7, 0.25, 0.04999])
+    assert not messages.status_message(5, 'map', Decision(State.TRACKING, True), estimate()).experts
 
 
 def test_the_states_of_the_message_are_those_of_the_machine() -> None:

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from dsac_ros.config import IntegrityOptions
 from dsac_ros.records import Verdict
-from dsac_ros.tracking.integrity import judge
+from dsac_ros.tracking.integrity import judge, judge_place
 
 OPTIONS = IntegrityOptions()
 
@@ -65,8 +65,9 @@ def test_all_failures_are_named() -> None:
                   cells_suffice=False)
     assert bad.reasons == ('no_landmarks', 'few_inliers', 'low_inlier_ratio', 'low_spread', 'uncertain_position', 'uncertain_rotation',
                            'outside_map')
-    # min_landmarks is no test but a way around three of them; what min_support and sure_landmarks ask takes landmarks.
-    assert len(bad.reasons) == len(fields(IntegrityOptions)) - 3
+    # min_landmarks is no test but a way around three of them; what min_support and sure_landmarks ask takes landmarks, what min_posterior
+    # asks a map of many sub-maps.
+    assert len(bad.reasons) == len(fields(IntegrityOptions)) - 4
 
 
 def test_enough_landmarks_speak_for_a_pose_that_few_cells_agree_with() -> None:
@@ -85,3 +86,13 @@ def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
         broken = np.eye(4 if name == 'map_from_camera' else 6)
         broken[1, 1] = value
     assert verdict(**{name: broken}) == Verdict(False, ('not_finite',))
+
+
+@pytest.mark.parametrize(('posterior', 'reasons'), [
+    ({'hall': 0.95, 'lab': 0.04, '': 0.01}, ()), ({'hall': 0.9, 'lab': 0.1, '': 0.0}, ()),
+    ({'hall': 0.6, 'lab': 0.3, '': 0.1}, ('ambiguous_place',)), ({'hall': 0.6, 'lab': 0.1, '': 0.3}, ('unknown_place',)),
+    ({'hall': 0.0, 'lab': 0.0, '': 1.0}, ('unknown_place',))])
+def test_a_frame_of_another_place_or_of_none_is_refused(posterior: dict[str, float], reasons: tuple[str, ...]) -> None:
+    for before in (Verdict(True), Verdict(False, ('few_inliers',))):
+        after = judge_place(before, 'hall', posterior, IntegrityOptions(min_posterior=0.9))
+        assert after == Verdict(before.accepted and not reasons, before.reasons + reasons)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import pytest
 from scipy.linalg import expm, logm
 from scipy.spatial.transform import Rotation
 
-from dsac_ros.config import TrackingOptions
+from dsac_ros.config import GatingOptions, TrackingOptions
 from dsac_ros.localizer import Localizer
 from dsac_ros.records import Camera, Estimate, Frame, Guess, Verdict
-from dsac_ros.tracking.tracker import Tracker, extrapolate
+from dsac_ros.tracking.tracker import UNSETTLED, Tracker, extrapolate, spread
 
 sys.path.append(str(Path(__file__).parents[1]))
 import rooms  # noqa: E402
@@ -29,13 +30,18 @@ class Scribe:
 
     def __init__(self) -> None:
         self.guesses: list[Guess | None] = []
+        self.priors: list[Mapping[str, float] | None] = []
+        self.posterior: dict[str, float] = {}
+        self.reasons: tuple[str, ...] = ()
         self.accepts = self.confirms = True
 
-    def localize(self, frame: Frame, modality: str, guess: Guess | None = None) -> Estimate:
+    def localize(self, frame: Frame, modality: str, guess: Guess | None = None, prior: Mapping[str, float] | None = None) -> Estimate:
         self.guesses.append(guess)
+        self.priors.append(prior)
         tracked = guess is not None and self.confirms
-        return Estimate(frame.stamp_ns, frame.map_from_camera, np.eye(6), Verdict(self.accepts), modality, 'room', 1.0, 1.0, 1.0, 1.0,
-                        {}, LANDMARKS / 2 if tracked else LANDMARKS, tracked)
+        verdict = Verdict(self.accepts, self.reasons)
+        return Estimate(frame.stamp_ns, frame.map_from_camera, np.eye(6), verdict, modality, 'room', 1.0, 1.0, 1.0, 1.0, {},
+                        LANDMARKS / 2 if tracked else LANDMARKS, tracked, self.posterior)
 
 
 def moved(metres: float, radians: float = 0.0) -> np.ndarray:
@@ -147,6 +153,55 @@ def test_forgetting_leads_to_a_search() -> None:
 
 def test_switched_off_every_frame_is_by_itself() -> None:
     assert run(Tracker(Scribe(), TrackingOptions(enabled=False)), frame(0.0), frame(0.1), frame(0.2)) == [None] * 3
+
+
+def priors(tracker: Tracker, *frames: Frame) -> list[Mapping[str, float] | None]:
+    tracker.localizer.priors.clear()
+    run(tracker, *frames)
+    return list(tracker.localizer.priors)
+
+
+def test_the_last_sub_map_is_expected_again_and_a_lost_one_is_not() -> None:
+    tracker, leak = Tracker(Scribe(), gating=GatingOptions(leak=0.05)), 0.05
+    tracker.localizer.confirms = False  # every frame is searched
+    assert priors(tracker, frame(0.0), frame(0.1)) == [None, None]  # a map of one sub-map has no posterior
+    tracker.localizer.posterior = {'hall': 0.9, 'lab': 0.06, '': 0.04}
+    nothing, sharp = priors(tracker, frame(0.2), frame(0.3))
+    assert nothing is None and sharp == pytest.approx({'hall': 0.95 * 0.9 + (leak + 0.95 * 0.04) / 2,
+                                                       'lab': 0.95 * 0.06 + (leak + 0.95 * 0.04) / 2})
+    tracker.localizer.accepts, tracker.localizer.reasons = False, ('few_inliers',)
+    first, *wide = priors(tracker, *(frame(0.4 + 0.1 * i) for i in range(5)))
+    assert first == sharp and wide[0] == wide[1] == pytest.approx(spread(tracker.localizer.posterior, UNSETTLED))
+    assert wide[0]['hall'] < sharp['hall'] and wide[2:] == [None, None]
+    tracker.localizer.reasons = ('ambiguous_place',)  # then every frame adds to what is known
+    *_, later = priors(tracker, *(frame(0.9 + 0.1 * i) for i in range(6)))
+    assert later == sharp
+    alone = Tracker(tracker.localizer, TrackingOptions(enabled=False))
+    assert priors(alone, frame(2.0), frame(2.1)) == [None, None]
+
+
+def test_nothing_is_expected_after_a_gap_or_when_forgotten() -> None:
+    tracker = Tracker(Scribe(), TrackingOptions(max_gap=1.0))
+    tracker.localizer.posterior = {'hall': 1.0, 'lab': 0.0, '': 0.0}
+    assert priors(tracker, frame(0.0), frame(2.0), frame(1.0)) == [None, None, None]
+    tracker.forget()
+    assert priors(tracker, frame(1.1)) == [None] and priors(tracker, frame(1.2)) != [None]
+
+
+def test_the_guess_is_in_the_sub_map_of_the_last_pose() -> None:
+    guesses = run(Tracker(Scribe()), frame(0.0), frame(0.1))
+    assert guesses[1].expert == 'room'
+    tracker = Tracker(Scribe())
+    tracker.expect(moved(1.0))
+    assert run(tracker, frame(0.0))[0].expert == ''  # nobody says which
+
+
+def test_spread_is_a_distribution() -> None:
+    for leak in (0.0, 0.3, 1.0):
+        after = spread({'a': 0.5, 'b': 0.2, '': 0.3}, leak)
+        assert sum(after.values()) == pytest.approx(1) and after['a'] >= after['b']
+    assert spread({'a': 0.5, 'b': 0.2, '': 0.3}, 1.0) == pytest.approx({'a': 0.5, 'b': 0.5})
+    assert spread({'a': 0.0, 'b': 0.0, '': 1.0}, 0.05) == pytest.approx({'a': 0.5, 'b': 0.5})
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
 from dsac_ros.landmarks.landmarks import Landmarks
-from dsac_ros.maps.bundle import COVARIANCE_KEYS
+from dsac_ros.maps.manifest import COVARIANCE_KEYS
 from dsac_ros.training import calibration
 from dsac_ros.training.budget import Budget
 from dsac_ros.training.calibration import FALLBACK_FACTOR, calibrate, pose_error

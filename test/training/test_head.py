@@ -26,7 +26,8 @@ def buffer(samples: int = 2000, unknown: float = 0.0, channels: int = 24) -> Buf
     seen = points + pose[:3, 3]
     hidden = torch.rand(samples, generator=g) < unknown
     targets = torch.where(hidden[:, None], torch.full_like(points, torch.nan), points)
-    return Buffer(features.half(), targets, seen[:, :2] / seen[:, 2:], torch.zeros(samples, dtype=torch.long), pose[None], 300.0)
+    return Buffer(features.half(), targets, seen[:, :2] / seen[:, 2:], torch.zeros(samples, dtype=torch.long), pose[None], 300.0,
+                  torch.zeros(1, 8))
 
 
 def test_learns_places_and_how_sure_it_is() -> None:

@@ -1,0 +1,124 @@
+"""Which sub-maps a frame is tried in: those that the frames before and gating expect, read and on their device."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsac_ros.config import EstimatorOptions, GatingOptions
+from dsac_ros.landmarks.positioning import Positioning, Sight, View
+from dsac_ros.maps.bundle import MapBundle
+from dsac_ros.maps.site import Site, SubMaps
+from dsac_ros.networks.expert import Expert
+from dsac_ros.networks.gating import Gating, Prototypes, describe
+from dsac_ros.ransac.correspondences import Correspondences
+from dsac_ros.ransac.experts import parts_of_budget
+from dsac_ros.ransac.sampling import uniform_draws
+from dsac_ros.records import Guess
+
+MATCHED_EXPERTS = 2  # sub-maps whose landmarks are looked at in one frame
+EXPECTED = 0.5  # probability from which on a sub-map is looked at beside the encoder, before gating says which it is
+NONE = ''  # the name of no sub-map, in a posterior
+
+
+@dataclass
+class SubMap:
+    """A sub-map on its device; without positioning where it has no landmarks, or they are not asked."""
+
+    bundle: MapBundle
+    expert: Expert
+    positioning: Positioning | None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A sub-map that may have been seen: keypoints and, for the most likely ones, matches to anywhere, on their way beside the network."""
+
+    index: int
+    sub_map: SubMap
+    view: Future[View] | None
+    anywhere: Future[tuple[Correspondences, Tensor]] | None = None
+
+
+class Choice:
+    """The sub-maps of a site. gating: None where there is one."""
+
+    def __init__(self, site: Site, device: torch.device, estimator: EstimatorOptions, options: GatingOptions) -> None:
+        self.site, self.device, self.estimator, self.options = site, device, estimator, options
+        self.names = [entry.name for entry in site.entries]
+        self.sub_maps = SubMaps(self._made_ready, options.experts_in_memory)
+        self.gating = None
+        if len(site.entries) > 1:
+            self.gating = Gating([Prototypes(each.descriptors_MD.to(device)) for each in site.prototypes])
+        else:
+            self.sub_maps.get(0)
+        # Beside the encoder: OpenCV and torch both release the interpreter.
+        self.landmark_thread = ThreadPoolExecutor(1, 'landmarks')
+
+    @property
+    def has_landmarks(self) -> bool:
+        """Whether keypoints may be asked for."""
+        return self.estimator.landmarks and (self.gating is not None or self.sub_maps.get(0).positioning is not None)
+
+    def expected(self, guess: Guess | None, prior: Mapping[str, float] | None, sight: Future[Sight] | None) -> Attempt | None:
+        """The sub-map that the frame is probably of, before it is looked at."""
+        if self.gating is None:
+            return self._attempt(0, sight)
+        if guess is not None and guess.expert not in self.names:
+            return self._attempt(int(np.argmin(self.site.distances(np.linalg.inv(guess.camera_from_map)[:3, 3]))), sight)
+        likely = guess.expert if guess is not None else max(prior, key=lambda name: prior[name]) if prior else NONE
+        if guess is None and (not prior or prior[likely] <= EXPECTED):
+            return None
+        return self._attempt(self.names.index(likely), sight)
+
+    def shared_out(self, maps_CHW: Tensor, seed: int, prior: Mapping[str, float] | None) -> tuple[np.ndarray, dict[int, int]]:
+        """(E + 1,) probabilities by the gating, and the parts of the budget that sub-maps get, the most probable ones first.
+
+        The host has to know who is asked: a frame of a map of many sub-maps waits for the device here, and before landmarks are matched.
+        """
+        if self.gating is None:
+            return np.array([1.0, 0.0]), {0: self.options.parts}
+        known = None if prior is None else torch.tensor([prior[name] for name in self.names], device=self.device)
+        gated_E1 = self.gating.probabilities(describe(maps_CHW), known).double().cpu().numpy()
+        offset = uniform_draws([seed], 1)[0, 0, 0].item()
+        return gated_E1, parts_of_budget(gated_E1[:-1], self.options.parts, self.options.most_experts, offset)
+
+    def attempts(self, parts: Mapping[int, int], expected: Attempt | None, sight: Future[Sight] | None) -> list[Attempt]:
+        """One for each sub-map that gets a part of the budget, in that order."""
+        found = [expected if expected is not None and expected.index == index else self._attempt(index, sight) for index in parts]
+        return [self.matched(each) if row < MATCHED_EXPERTS else each for row, each in enumerate(found)]
+
+    def matched(self, attempt: Attempt) -> Attempt:
+        """With matches to anywhere begun."""
+        if attempt.view is None or attempt.anywhere is not None:
+            return attempt
+        view, positioning = attempt.view, attempt.sub_map.positioning
+        return replace(attempt, anywhere=self.landmark_thread.submit(lambda: positioning.anywhere(view.result())))
+
+    def named(self, posterior_E1: np.ndarray) -> dict[str, float]:
+        """Empty where there is one sub-map."""
+        return {} if self.gating is None else dict(zip([*self.names, NONE], posterior_E1.tolist()))
+
+    def preload_around(self, place_3: np.ndarray) -> None:
+        """Have the sub-maps near a place in the site read, nearest first."""
+        if self.gating is not None:
+            distances_E = self.site.distances(place_3)
+            near = np.flatnonzero(distances_E < self.options.preload_distance)
+            self.sub_maps.preload(near[np.argsort(distances_E[near], kind='stable')].tolist())
+
+    def _attempt(self, index: int, sight: Future[Sight] | None) -> Attempt:
+        sub_map = self.sub_maps.get(index)
+        if sight is None or sub_map.positioning is None:
+            return Attempt(index, sub_map, None)
+        return Attempt(index, sub_map, self.landmark_thread.submit(lambda: sub_map.positioning.view(sight.result())))
+
+    def _made_ready(self, index: int) -> SubMap:
+        bundle = self.site.read(index)
+        positioning = None
+        if bundle.landmarks and self.estimator.landmarks:
+            positioning = Positioning(bundle.landmarks, self.device, self.estimator, bundle.covariance_factors['landmarks'])
+        return SubMap(bundle, bundle.expert.to(self.device), positioning)
