@@ -128,8 +128,9 @@ def test(folder: Path, places: Sequence[Place], modality: str, most: int) -> Non
         alone += [right(e, frame, np.eye(4)) for e, (_, frame) in zip(answers(folder / 'rooms' / f'{name}.dsacmap', own, modality), own)]
     rows: dict[str, list[Estimate]] = {'shared budget': answers(folder / 'site.dsacmap', frames, modality),
                                        'top-1 gating': answers(folder / 'site.dsacmap', frames, modality, TOP_ONE)}
-    print(f'{modality}: {len(frames)} frames of {len(entries)} experts, each frame by itself; accepted and within 5 cm 5 deg of the truth\n'
-          '| | frames | oracle % | joint % | joint / oracle % | right expert % | accepted in a wrong room % |\n|---|---|---|---|---|---|---|')
+    print(f'{modality}: {len(frames)} frames of {len(entries)} experts, each by itself; accepted and within 5 cm 5 deg of the truth\n'
+          '| | frames | oracle % | joint % | joint / oracle % | right expert % | accepted in a wrong room % |\n'
+          '|---|---|---|---|---|---|---|')
     for group, is_twin in (('rooms', False), ('near-twins', True)):
         rows_of_group = [index for index, (name, _) in enumerate(frames) if (name in twins) == is_twin]
         for how, estimates in rows.items():
