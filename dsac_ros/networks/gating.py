@@ -20,8 +20,8 @@ WEIGHTS = Path(__file__).with_name('gating.safetensors')
 DIMENSIONS = 384
 PROTOTYPES = 32  # of one expert, at the most
 ITERATIONS = 20  # of k-means
-TEMPERATURE = 0.037  # of the similarity to the nearest prototype
-NONE_LOGIT = 0.33 / TEMPERATURE
+TEMPERATURE = 0.038  # of the similarity to the nearest prototype
+NONE_LOGIT = 0.31 / TEMPERATURE
 
 
 @dataclass(frozen=True)
