@@ -65,9 +65,7 @@ def _halves(points_N3: np.ndarray) -> np.ndarray | None:
     along = centred @ axis
     if np.ptp(along) == 0:
         return None
-    # An eigenvector has no sign of its own.
     means = points_N3[[np.argmin(along), np.argmax(along)]]
-    means = means[np.lexsort(means.T[::-1])]
     for _ in range(ROUNDS):
         first = np.linalg.norm(points_N3 - means[0], axis=1) <= np.linalg.norm(points_N3 - means[1], axis=1)
         means = np.stack([points_N3[first].mean(0), points_N3[~first].mean(0)])
