@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.places import Place, places_of
+from benchmarks.places import Look, Place, places_of
 from dsac_ros.config import GatingOptions, MappingOptions
 from dsac_ros.errors import DsacError
 from dsac_ros.evaluation.metrics import pose_error
@@ -36,6 +36,7 @@ from dsac_ros.training.executors import EXECUTORS, run_jobs
 from dsac_ros.training.mapping import map_source
 
 APART_M = 30.0
+LOOK = Look(640, 480, 400.0, 200, 24)
 TOP_ONE = GatingOptions(most_experts=1, parts=1)
 WITHIN_M, WITHIN_DEG = 0.05, 5.0
 
@@ -52,7 +53,7 @@ class Job:
 
 def map_place(job: Job) -> None:
     torch.set_num_threads(2)
-    source = places_of(job.text)[job.index].mapped()
+    source = places_of(job.text, LOOK)[job.index].mapped()
     rgb_only = next(iter(source)).depth is None
     map_source(source, job.out, MappingOptions(minutes=job.minutes, rgb_only=rgb_only), 'cpu', Path(job.out).stem, quiet=True)
 
@@ -62,7 +63,7 @@ def make(folder: Path, texts: Sequence[str], minutes: float, executor: str, work
     rooms = folder / 'rooms'
     rooms.mkdir(parents=True, exist_ok=True)
     jobs = {place.name: Job(text, index, str(rooms / f'{file_name(place)}.dsacmap'), minutes)
-            for text in texts for index, place in enumerate(places_of(text))}
+            for text in texts for index, place in enumerate(places_of(text, LOOK))}
 
     def tell(name: str, error: str) -> None:
         print(f'{name}: {error or "done"}', flush=True)
@@ -217,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.what == 'make':
             return make(options.folder, options.places, options.minutes, options.executor, options.workers)
-        places = [place for text in options.places for place in places_of(text)]
+        places = [place for text in options.places for place in places_of(text, LOOK)]
         if options.what == 'test':
             test(options.folder, places, options.modality, options.frames)
         elif options.what == 'strangers':

@@ -13,9 +13,18 @@ from dsac_ros.data.synthetic import SyntheticSource
 from dsac_ros.errors import ConfigError
 from dsac_ros.records import Frame
 
-SIZE = (320, 240)  # of synthetic images: the encoder sees them smaller still
-TEXELS_PER_METRE = 150.0
 MAPPED_HZ, ASKED_HZ = 1.5, 0.75
+
+
+@dataclass(frozen=True)
+class Look:
+    """How much is rendered of a synthetic room, and how finely: by default enough for the encoder, which sees images smaller still."""
+
+    width: int = 320
+    height: int = 240
+    texels_per_metre: float = 150.0
+    mapped: int = 72
+    asked: int = 24
 
 
 @dataclass(frozen=True)
@@ -29,19 +38,15 @@ class Place:
     twin: bool = False
 
 
-def places_of(text: str, mapped: int = 72, asked: int = 24) -> list[Place]:
+def places_of(text: str, look: Look = Look()) -> list[Place]:
     """FOLDER:MAPPED:ASKED[,ASKED] with names of splits; rooms:FIRST-LAST, synthetic ones; twins:ROOM, one and its near-twin. Raises
-    ConfigError.
-
-    Args:
-        mapped, asked: numbers of frames of a synthetic room.
-    """
+    ConfigError."""
     kind, *rest = text.split(':')
     if kind == 'rooms' and len(rest) == 1:
         first, _, last = rest[0].partition('-')
-        return [_room(room, 0, mapped, asked) for room in range(int(first), int(last or first) + 1)]
+        return [_room(room, 0, look) for room in range(int(first), int(last or first) + 1)]
     if kind == 'twins' and len(rest) == 1:
-        return [_room(int(rest[0]), posters, mapped, asked, True) for posters in (0, 1)]
+        return [_room(int(rest[0]), posters, look, True) for posters in (0, 1)]
     if len(rest) != 2:
         raise ConfigError(f'place {text!r}: expected FOLDER:SPLIT:SPLIT (mapped, asked), rooms:FIRST-LAST or twins:ROOM')
 
@@ -50,7 +55,8 @@ def places_of(text: str, mapped: int = 72, asked: int = 24) -> list[Place]:
     return [Place(f'{Path(kind).name}.{rest[0]}', partial(open_source, kind, rest[0]), partial(read, rest[1]), False)]
 
 
-def _room(room: int, posters: int, mapped: int, asked: int, twin: bool = False) -> Place:
+def _room(room: int, posters: int, look: Look, twin: bool = False) -> Place:
     def frames(trajectory: int, count: int, rate_hz: float) -> SyntheticSource:
-        return SyntheticSource(room, trajectory + 2 * posters, count, *SIZE, rate_hz, texels_per_metre=TEXELS_PER_METRE, posters=posters)
-    return Place(f'room{room}.{posters}', partial(frames, 1, mapped, MAPPED_HZ), partial(frames, 2, asked, ASKED_HZ), True, twin)
+        return SyntheticSource(room, trajectory + 2 * posters, count, look.width, look.height, rate_hz,
+                               texels_per_metre=look.texels_per_metre, posters=posters)
+    return Place(f'room{room}.{posters}', partial(frames, 1, look.mapped, MAPPED_HZ), partial(frames, 2, look.asked, ASKED_HZ), True, twin)
