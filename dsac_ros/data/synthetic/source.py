@@ -8,6 +8,7 @@ from typing import Iterator
 
 import numpy as np
 
+from dsac_ros.data.synthetic.building import Building, build_building
 from dsac_ros.data.synthetic.path import hand_held
 from dsac_ros.data.synthetic.rendering import Renderer
 from dsac_ros.data.synthetic.room import Room, build_room
@@ -19,10 +20,10 @@ FIRST_STAMP_NS = 1_000_000_000_000  # not zero, which ROS takes for no stamp
 
 
 @lru_cache(maxsize=2)
-def furnished(room_seed: int, texels_per_metre: float) -> tuple[Room, Renderer]:
-    """The room of a seed, painted; kept, since painting takes seconds and several trajectories share a room."""
-    room = build_room(room_seed)
-    return room, Renderer(room, texels_per_metre)
+def furnished(seed: int, texels_per_metre: float, posters: int = 0, rooms: int = 1) -> tuple[Room | Building, Renderer]:
+    """The room or building of a seed, painted; kept, since painting takes seconds and several trajectories share a room."""
+    place = build_room(seed, posters) if rooms == 1 else build_building(seed, rooms)
+    return place, Renderer(place, texels_per_metre)
 
 
 def default_camera(width: int, height: int) -> Camera:
@@ -39,6 +40,8 @@ class SyntheticSource:
         camera: any pinhole of that size; by default 63 degrees across.
         sensor: effects on image and depth; SensorOptions(0, 0, 0, 0) has none.
         texels_per_metre: resolution of the textures. workers: threads that render.
+        posters: 0, or the number of a near-twin of the room: the same but for its posters and framed pictures.
+        rooms: more than one make a building, rooms on both sides of a corridor, and the trajectory a way through all of them.
 
     Raises ConfigError where a number is out of range.
     """
@@ -47,19 +50,21 @@ class SyntheticSource:
 
     def __init__(self, room_seed: int, trajectory_seed: int, frames: int, width: int = 640, height: int = 480, rate_hz: float = 10.0,
                  camera: Camera | None = None, sensor: SensorOptions = SensorOptions(), texels_per_metre: float = 400.0,
-                 workers: int = 2) -> None:
+                 workers: int = 2, posters: int = 0, rooms: int = 1) -> None:
         for name, value, low in (('room', room_seed, 0), ('trajectory', trajectory_seed, 0), ('frames', frames, 1), ('width', width, 16),
                                  ('height', height, 16), ('rate', rate_hz, 0.1), ('texels per metre', texels_per_metre, 10),
-                                 ('workers', workers, 1)):
+                                 ('workers', workers, 1), ('posters', posters, 0), ('rooms', rooms, 1)):
             if not low <= value < 2 ** 31:
                 raise ConfigError(f'{name}: expected at least {low}, found {value}')
+        if rooms > 1 and posters:
+            raise ConfigError('posters: buildings have no near-twins')
         if min(sensor.image_noise, sensor.vignette, sensor.exposure_jitter, sensor.depth_noise) < 0:
             raise ConfigError(f'sensor effects must not be negative: {sensor}')
         self.camera = default_camera(width, height) if camera is None else camera
         if (self.camera.width, self.camera.height) != (width, height) or self.camera.distortion_model != 'none':
             raise ConfigError(f'camera: expected a pinhole of {width} x {height} pixels, found {self.camera}')
         self.warnings: Counter[str] = Counter()
-        self.room, self._renderer = furnished(room_seed, texels_per_metre)
+        self.room, self._renderer = furnished(room_seed, texels_per_metre, posters, rooms)
         self.poses = hand_held(self.room, trajectory_seed, frames, rate_hz)
         self._stamps_ns = FIRST_STAMP_NS + np.rint(np.arange(frames) * 1e9 / rate_hz).astype(np.int64)
         self._seed, self._sensor, self._workers = [room_seed, trajectory_seed], Sensor(self.camera, sensor), workers

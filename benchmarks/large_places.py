@@ -1,0 +1,235 @@
+"""A site of many rooms against each room alone: poses, near-twins, latency, size, and images of places that are not in it.
+
+    PLACES="$D/kitchen:train:val_near $D/lounge:train:val $D/bonsai:train:val rooms:201-215 twins:220"
+    python -m benchmarks.large_places make site $PLACES --minutes 3
+    python -m benchmarks.large_places test site $PLACES --modality rgb
+    python -m benchmarks.large_places strangers site rooms:301-305 --modality rgb
+    python -m benchmarks.large_places latency site $PLACES --counts 1 2 5 10 20 50 200
+
+`make` goes on where it was. Rooms lie APART_M from each other in the site. With `latency`, experts are copies of those of the site under
+other names and with other prototypes: what they cost is real, what they say is not asked.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.places import Look, Place, places_of
+from dsac_ros.config import GatingOptions, MappingOptions
+from dsac_ros.errors import DsacError
+from dsac_ros.evaluation.metrics import pose_error
+from dsac_ros.localizer import Localizer
+from dsac_ros.maps.editing import add_experts, merge_sites
+from dsac_ros.maps.manifest import read_manifest
+from dsac_ros.maps.site import Site, open_site
+from dsac_ros.networks.gating import Prototypes
+from dsac_ros.records import Estimate, Frame
+from dsac_ros.training.executors import EXECUTORS, run_jobs
+from dsac_ros.training.mapping import map_source
+
+APART_M = 30.0
+LOOK = Look(640, 480, 400.0, 200, 24)
+TOP_ONE = GatingOptions(most_experts=1, parts=1)
+WITHIN_M, WITHIN_DEG = 0.05, 5.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A room to be mapped: a text of places_of, and which one of its places."""
+
+    text: str
+    index: int
+    out: str
+    minutes: float
+
+
+def map_place(job: Job) -> None:
+    torch.set_num_threads(2)
+    source = places_of(job.text, LOOK)[job.index].mapped()
+    rgb_only = next(iter(source)).depth is None
+    map_source(source, job.out, MappingOptions(minutes=job.minutes, rgb_only=rgb_only), 'cpu', Path(job.out).stem, quiet=True)
+
+
+def make(folder: Path, texts: Sequence[str], minutes: float, executor: str, workers: int) -> int:
+    """FOLDER/rooms has a map of each place, FOLDER/site.dsacmap all that could be made."""
+    rooms = folder / 'rooms'
+    rooms.mkdir(parents=True, exist_ok=True)
+    jobs = {place.name: Job(text, index, str(rooms / f'{file_name(place)}.dsacmap'), minutes)
+            for text in texts for index, place in enumerate(places_of(text, LOOK))}
+
+    def tell(name: str, error: str) -> None:
+        print(f'{name}: {error or "done"}', flush=True)
+    begin = time.monotonic()
+    failed = run_jobs(map_place, jobs, lambda name: Path(jobs[name].out).exists(), executor, workers, tell)
+    print(f'{len(jobs)} rooms, {len(failed)} failed, {time.monotonic() - begin:.0f} s')
+    site = folder / 'site.dsacmap'
+    there = {entry.name for entry in read_manifest(site).entries} if site.exists() else set()
+    for name, job in jobs.items():
+        if name in failed or Path(job.out).stem in there:
+            continue
+        place_in(site, Path(job.out), apart(len(there)))
+        there.add(Path(job.out).stem)
+    sizes = [sum(file.stat().st_size for file in site.glob(f'*/{entry.name}.*')) / 1e6 for entry in read_manifest(site).entries]
+    print(f'{len(sizes)} experts of {np.mean(sizes):.2f} MB in the mean, {max(sizes):.2f} MB at the most')
+    return 1 if failed else 0
+
+
+def place_in(site: Path, room: Path, site_from_map: np.ndarray) -> None:
+    """Add a room to a site, which begins with a copy of the first."""
+    if not site.exists():
+        merge_sites([room], site)
+    else:
+        add_experts(site, room, site_from_map=site_from_map)
+
+
+def apart(index: int) -> np.ndarray:
+    out = np.eye(4)
+    out[0, 3] = APART_M * index
+    return out
+
+
+def file_name(place: Place) -> str:
+    return place.name.replace('.', '-')
+
+
+def asked(places: Iterable[Place], most: int) -> Iterator[tuple[str, Frame]]:
+    """Name of the expert, and frames of known pose, evenly spread."""
+    for place in places:
+        frames = [frame for frame in place.asked() if frame.map_from_camera is not None]
+        yield from ((file_name(place), frame) for frame in frames[::max(1, -(-len(frames) // most))])
+
+
+def answers(site: Path, frames: Sequence[tuple[str, Frame]], modality: str, gating: GatingOptions = GatingOptions()) -> list[Estimate]:
+    localizer = Localizer.from_map(site, 'cpu', gating=gating)
+    return [localizer.localize(frame, modality) for _, frame in frames]
+
+
+def right(estimate: Estimate, frame: Frame, site_from_map: np.ndarray) -> bool:
+    metres, degrees = pose_error(estimate.map_from_camera, site_from_map @ frame.map_from_camera)
+    return bool(estimate.verdict.accepted and metres < WITHIN_M and degrees < WITHIN_DEG)
+
+
+def test(folder: Path, places: Sequence[Place], modality: str, most: int) -> None:
+    """The joint map against each room alone, that is with the expert chosen by an oracle; and near-twins."""
+    entries = {entry.name: entry for entry in read_manifest(folder / 'site.dsacmap').entries}
+    frames = list(asked([place for place in places if file_name(place) in entries], most))
+    twins = {file_name(place) for place in places if place.twin}
+    placed = [entries[name].site_from_map_44 for name, _ in frames]
+    alone = []
+    for name in dict.fromkeys(name for name, _ in frames):
+        own = [(n, frame) for n, frame in frames if n == name]
+        alone += [right(e, frame, np.eye(4)) for e, (_, frame) in zip(answers(folder / 'rooms' / f'{name}.dsacmap', own, modality), own)]
+    rows: dict[str, list[Estimate]] = {'shared budget': answers(folder / 'site.dsacmap', frames, modality),
+                                       'top-1 gating': answers(folder / 'site.dsacmap', frames, modality, TOP_ONE)}
+    print(f'{modality}: {len(frames)} frames of {len(entries)} experts, each by itself; accepted and within 5 cm 5 deg of the truth\n'
+          '| | frames | oracle % | joint % | joint / oracle % | right expert % | accepted in a wrong room % |\n'
+          '|---|---|---|---|---|---|---|')
+    for group, is_twin in (('rooms', False), ('near-twins', True)):
+        rows_of_group = [index for index, (name, _) in enumerate(frames) if (name in twins) == is_twin]
+        for how, estimates in rows.items():
+            if rows_of_group:
+                chosen = [(estimates[index], *frames[index], placed[index]) for index in rows_of_group]
+                oracle = percent(alone[index] for index in rows_of_group)
+                joint = percent(right(estimate, frame, where) for estimate, _, frame, where in chosen)
+                expert = percent(estimate.expert == name for estimate, name, _, _ in chosen)
+                wrong = percent(estimate.verdict.accepted and estimate.expert != name for estimate, name, _, _ in chosen)
+                print(f'| {group}, {how} | {len(chosen)} | {oracle:.1f} | {joint:.1f} | {100 * joint / max(oracle, 1e-9):.1f} | '
+                      f'{expert:.1f} | {wrong:.1f} |', flush=True)
+
+
+def percent(values: Iterable[bool]) -> float:
+    return 100 * float(np.mean(list(values)))
+
+
+def strangers(folder: Path, places: Sequence[Place], modality: str, most: int) -> None:
+    """Of places that are not in the map, and of nothing at all."""
+    frames = [frame for _, frame in asked(places, most)]
+    height, width = frames[0].image.shape[:2]
+    rng = np.random.default_rng(1)
+    covered = np.clip(rng.normal(8, 3, (most, height, width, 3)), 0, 255).astype(np.uint8)
+    kinds = {'other rooms': frames,
+             'noise': [replace(frames[0], image=rng.integers(0, 256, (height, width, 3), np.uint8), stamp_ns=k + 1) for k in range(most)],
+             'black': [replace(frames[0], image=np.zeros((height, width, 3), np.uint8), stamp_ns=k + 1) for k in range(most)],
+             'covered lens': [replace(frames[0], image=image, stamp_ns=k + 1) for k, image in enumerate(covered)]}
+    for kind, those in kinds.items():
+        accepted = sum(e.verdict.accepted for e in answers(folder / 'site.dsacmap', [('', frame) for frame in those], modality))
+        print(f'{kind}: {accepted} of {len(those)} accepted', flush=True)
+
+
+def copies(site: Site, count: int) -> Site:
+    """A site of so many experts, read from the files of the few."""
+    few = len(site.entries)
+    generator = torch.Generator().manual_seed(1)
+    entries, sets = [], []
+    for index in range(count):
+        entry, each = site.entries[index % few], site.prototypes[index % few]
+        if index >= few:
+            entry = replace(entry, name=f'{entry.name}-{index}', site_from_map=apart(index)[:3].tolist())
+            noise = torch.randn(each.descriptors_MD.shape, generator=generator)
+            each = Prototypes(torch.nn.functional.normalize(each.descriptors_MD + noise / each.descriptors_MD.shape[1] ** 0.5, dim=1))
+        entries.append(entry)
+        sets.append(each)
+    return Site(site.frame_id, tuple(entries), tuple(sets), lambda index: replace(site.read(index % few), entry=entries[index]))
+
+
+def latency(folder: Path, places: Sequence[Place], counts: Sequence[int], modality: str, most: int) -> None:
+    """Milliseconds of a frame, of each count in turn frame by frame, so that load on the machine meets all alike."""
+    site, localizers, starts = open_site(folder / 'site.dsacmap'), {}, {}
+    frames = [frame for _, frame in islice(asked(places[:1], most), most)]
+    for count in counts:
+        begin = time.perf_counter()
+        localizers[count] = Localizer(copies(site, count), 'cpu')
+        starts[count] = 1e3 * (time.perf_counter() - begin)
+    for localizer in localizers.values():
+        for frame in frames[:3]:
+            localizer.localize(frame, modality)
+    times: dict[int, list[float]] = {count: [] for count in counts}
+    for frame in frames:
+        for count, localizer in localizers.items():
+            begin = time.perf_counter()
+            localizer.localize(frame, modality)
+            times[count].append(1e3 * (time.perf_counter() - begin))
+    first = np.array(times[counts[0]])
+    print('| experts | start [ms] | frame, median [ms] | ratio to the first, median of frames |\n|---|---|---|---|')
+    for count in counts:
+        print(f'| {count} | {starts[count]:.0f} | {np.median(times[count]):.0f} | {np.median(np.array(times[count]) / first):.2f} |')
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.large_places', description=__doc__.splitlines()[0])
+    parser.add_argument('what', choices=('make', 'test', 'strangers', 'latency'))
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('places', nargs='+', help='FOLDER:MAPPED:ASKED[,ASKED] with names of splits, rooms:FIRST-LAST, twins:ROOM')
+    parser.add_argument('--minutes', type=float, default=3.0, help='of mapping each room')
+    parser.add_argument('--executor', choices=EXECUTORS, default='local')
+    parser.add_argument('--workers', type=int, default=1, help='rooms that are mapped at a time')
+    parser.add_argument('--modality', choices=('rgb', 'rgbd'), default='rgb')
+    parser.add_argument('--frames', type=int, default=24, help='that are asked about of each place, at the most')
+    parser.add_argument('--counts', type=int, nargs='+', default=[1, 2, 5, 10, 20, 50, 200])
+    options = parser.parse_args(arguments)
+    try:
+        if options.what == 'make':
+            return make(options.folder, options.places, options.minutes, options.executor, options.workers)
+        places = [place for text in options.places for place in places_of(text, LOOK)]
+        if options.what == 'test':
+            test(options.folder, places, options.modality, options.frames)
+        elif options.what == 'strangers':
+            strangers(options.folder, places, options.modality, options.frames)
+        else:
+            latency(options.folder, places, options.counts, options.modality, options.frames)
+    except DsacError as error:
+        print(f'large_places: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
