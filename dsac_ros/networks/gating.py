@@ -1,8 +1,8 @@
 """Gating: which sub-maps an image may be of, from the encoder's features, which are there already.
 
-An image is described by the mean of its features, half whitened with fixed statistics (as for retrieval, Jegou & Chum 2012); a sub-map by some
-prototypes of its frames' descriptors, so that a new one needs no training of the others. What was tried, and what these constants are from:
-`python -m benchmarks.gating` and docs/large_places.md.
+An image is described by the mean of its features, half whitened with fixed statistics (as for retrieval, Jegou & Chum 2012); a sub-map by
+some prototypes of its frames' descriptors, so that a new one needs no training of the others. What was tried, and what these constants are
+from: `python -m benchmarks.gating` and docs/large_places.md.
 """
 from __future__ import annotations
 
