@@ -41,6 +41,8 @@ from dsac_ros.networks.gating import (
 from dsac_ros.records import Frame
 
 POOLINGS = ('mean', 'gem', 'mean and deviation')
+POWER = 0.25  # of the shipped whitening
+HALF = f'half whitened, {DIMENSIONS}'
 NEVER = -9.0  # similarity to a place that is left out
 LINEAR_STEPS = 300
 
@@ -80,16 +82,17 @@ def seen(place: Place, cache: Path) -> Seen:
     return Seen(place, *parts)
 
 
-def whitened(base: Sequence[Seen], pooling: str, dimensions: int) -> Whitening:
-    """Principal directions of pooled features of real and of synthetic places, which count alike, scaled to unit deviation."""
-    kinds = [[each.mapped[pooling] for each in base if each.place.synthetic == synthetic] for synthetic in (False, True)]
-    rows = [torch.cat(kind) for kind in kinds if kind]
-    weights_N = torch.cat([torch.full((len(kind),), 1 / len(kind) / len(rows)) for kind in rows]).double()
+def whitened(base: Sequence[Seen], pooling: str, dimensions: int, power: float) -> Whitening:
+    """Principal directions of pooled features of places, which count alike; scaled by variance ** -power, so 0.5 gives all of them unit
+    deviation, and with 0.25 the places of the base keep some of what tells them from others."""
+    rows = [each.mapped[pooling] for each in base]
+    weights_N = torch.cat([torch.full((len(row),), 1 / len(row) / len(rows)) for row in rows]).double()
     values_NC = torch.cat(rows).double()
     mean_C = weights_N @ values_NC
     centred_NC = values_NC - mean_C
     variances, directions = torch.linalg.eigh(centred_NC.T @ (centred_NC * weights_N[:, None]))
-    return Whitening(mean_C.float(), (directions[:, -dimensions:] / variances[-dimensions:].sqrt()).float())
+    scales = variances[-dimensions:].clamp(min=1e-12) ** -power
+    return Whitening(mean_C.float(), (directions[:, -dimensions:] * scales).float())
 
 
 def standardised(base: Sequence[Seen], pooling: str) -> Whitening:
@@ -193,10 +196,11 @@ def compare(places: Sequence[Seen], base: Sequence[Seen]) -> None:
     print(HEADER)
     for pooling in POOLINGS:
         kinds: dict[str, Whitening | None] = {'as it is': None, 'standardised': standardised(base, pooling)}
-        kinds |= {f'whitened, {dimensions}': whitened(base, pooling, dimensions) for dimensions in (128, 256, DIMENSIONS)}
+        kinds |= {f'whitened, {dimensions}': whitened(base, pooling, dimensions, 0.5) for dimensions in (128, 384)}
+        kinds[HALF] = whitened(base, pooling, DIMENSIONS, POWER)
         for kind, whitening in kinds.items():
             rows = {'prototypes': by_prototypes(plain, plain, pooling, whitening)}
-            if kind == f'whitened, {DIMENSIONS}':
+            if kind == HALF:
                 rows['all frames'] = by_prototypes(plain, plain, pooling, whitening, True)
                 rows['linear head'] = by_linear_head(plain, plain, pooling, whitening)
             for what, similarities in rows.items():
@@ -232,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.what == 'compare':
             compare(places, base)
         elif options.what == 'whiten':
-            whitening = whitened(base, 'mean', DIMENSIONS)
+            whitening = whitened(base, 'mean', DIMENSIONS, POWER)
             save_file({'mean': whitening.mean_C, 'projection': whitening.projection_CD.half().contiguous()}, WEIGHTS)
             print(f'{WEIGHTS}: of {sum(len(each.mapped["mean"]) for each in base)} images, {WEIGHTS.stat().st_size / 1e3:.0f} kB')
         elif options.what == 'calibrate':

@@ -1,8 +1,8 @@
 """Gating: which sub-maps an image may be of, from the encoder's features, which are there already.
 
-An image is described by the mean of its features, whitened with fixed statistics (as for retrieval, Jegou & Chum 2012); a sub-map by some
-prototypes of its frames' descriptors, so that a new one needs no training of the others. What was tried, and what these constants are from:
-`python -m benchmarks.gating` and docs/large_places.md.
+An image is described by the mean of its features, half whitened with fixed statistics (as for retrieval, Jegou & Chum 2012); a sub-map by
+some prototypes of its frames' descriptors, so that a new one needs no training of the others. What was tried, and what these constants are
+from: `python -m benchmarks.gating` and docs/large_places.md.
 """
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from dsac_ros.networks.encoder import CHANNELS
+
 WEIGHTS = Path(__file__).with_name('gating.safetensors')
-DIMENSIONS = 384
+DIMENSIONS = CHANNELS
 PROTOTYPES = 32  # of one expert, at the most
 ITERATIONS = 20  # of k-means
-TEMPERATURE = 0.038  # of the similarity to the nearest prototype
-NONE_LOGIT = 0.31 / TEMPERATURE
+TEMPERATURE = 0.040  # of the similarity to the nearest prototype
+NONE_LOGIT = 0.34 / TEMPERATURE
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """mean_C and projection_CD of pooled features: to the directions in which images differ most, all of unit deviation."""
+    """mean_C and projection_CD of pooled features: to the directions in which images differ, those with large differences made smaller."""
 
     mean_C: Tensor
     projection_CD: Tensor

@@ -41,7 +41,7 @@ def test_few_frames_are_their_own_prototypes_and_many_are_groups() -> None:
 def test_a_file_has_tens_of_kilobytes_and_gives_the_same_back() -> None:
     kept = prototypes(directions(400, DIMENSIONS))
     data = save(kept.tensors())
-    assert len(data) < 40_000
+    assert len(data) < 60_000
     again = Prototypes.from_tensors(load(data)).descriptors_MD
     assert again.dtype == torch.float32 and torch.allclose(again, kept.descriptors_MD, atol=1e-3)
     assert torch.allclose(again.norm(dim=1), torch.ones(len(again)), atol=1e-6)
