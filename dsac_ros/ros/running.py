@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import rclpy
+from rclpy.context import Context
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -21,6 +22,8 @@ WAKE_S = 0.5
 
 class Ending(Protocol):
     """A node that can be ended: False where something of it still runs."""
+
+    context: Context
 
     def end(self) -> bool: ...
 
@@ -43,6 +46,10 @@ def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments:
     except (DsacError, ParameterException) as error:
         print(f'{name}: {error}', file=sys.stderr)
         code = 1
+    except Exception:
+        # A signal ends the context under whatever is at work, which then fails in its own way.
+        if node is None or node.context.ok():
+            raise
     finally:
         # An impatient second Ctrl-C must not turn an orderly end into a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -108,7 +108,7 @@ def test_mistakes_are_told_before_the_work(bags: dict[str, Any], tmp_path: Path,
                              (['maps', 'add', str(site), 'hall'], "has an expert 'hall'"),
                              (['maps', 'add', str(site), 'lab', '--name', '../lab'], 'expert name'),
                              (['maps', 'add', str(tmp_path / 'none'), 'lab'], 'manifest.yaml is missing'),
-                             (['maps', 'add', str(site), 'lab', '--set', 'step=4'], "did you mean 'steps'"),
+                             (['maps', 'add', str(site), 'lab', '--set', 'step=4'], 'did you mean steps?'),
                              (['maps', 'add', str(site), 'lab', '--site-from-map', *'1230000'], 'quaternion')):
         assert cli.main(arguments) == 1
         err = capsys.readouterr().err

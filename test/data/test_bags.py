@@ -452,6 +452,7 @@ def test_foreign_images_with_a_camera_info_of_ours(tmp_path: Path) -> None:
     first = TYPES.deserialize_cdr(raw[0][2][1], 'sensor_msgs/msg/Image')
     about = info(1, width=2)
     about.height = 2
+    about.k = np.array([20.0, 0, 0.5, 0, 20.0, 0.5, 0, 0, 1])
     source = open_source(save(tmp_path / 'bag', [('/camera_info', 0, about), *raw]))
     try:
         frames = list(source)

@@ -41,7 +41,7 @@ class Scribe:
         tracked = guess is not None and self.confirms
         verdict = Verdict(self.accepts, self.reasons)
         return Estimate(frame.stamp_ns, frame.map_from_camera, np.eye(6), verdict, modality, 'room', 1.0, 1.0, 1.0, 1.0, {},
-                        LANDMARKS / 2 if tracked else LANDMARKS, tracked, self.posterior)
+                        LANDMARKS / 2 if tracked else LANDMARKS, tracked, posterior=self.posterior)
 
 
 def moved(metres: float, radians: float = 0.0) -> np.ndarray:
