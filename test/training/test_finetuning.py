@@ -112,7 +112,7 @@ finetune({map!r}, [rooms.ListSource(rooms.tiny_frames())], out, replace(OPTIONS,
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) -> None:
-    """kill -9, five times, somewhere between the first step and the last; benchmarks.kill_and_resume does it twenty times."""
+    """kill -9, three times, somewhere between the first step and the last; benchmarks.kill_and_resume does it twenty times."""
     folder, rng = Path(__file__).parent, torch.Generator().manual_seed(0)
 
     def start(out: Path) -> subprocess.Popen:
@@ -129,11 +129,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) 
         while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == seen):
             time.sleep(0.01)
         time.sleep(0.4 * float(torch.rand((), generator=rng)))
-        if kills < 5 and process.poll() is None:
+        if kills < 3 and process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
         assert process.wait() in (0, -signal.SIGKILL)
-    assert kills == 5 and same(load_map(tmp_path / 'alone.dsacmap'), load_map(out))
+    assert kills == 3 and same(load_map(tmp_path / 'alone.dsacmap'), load_map(out))
 
 
 def test_stopping_early_keeps_the_best_state(tmp_path: Path) -> None:
