@@ -29,7 +29,7 @@ from dsac_ros.ros.live_replay import Player, dds_environment  # noqa: E402
 from dsac_ros.training.checkpoint import load_checkpoint  # noqa: E402
 from dsac_ros.training.state import checkpoint_of  # noqa: E402
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(900)]  # several processes import torch one after the other
 WAIT_S = 200.0  # importing torch and encoding where others keep the machine busy
 SMALL = {'training.iterations': 4, 'training.batch': 2, 'training.hypotheses': 16, 'training.bits': 3.0, 'training.augmented': 0,
          'training.check_every': 2, 'training.held_out_share': 0.2}
