@@ -2,18 +2,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from dsac_ros.config import MappingOptions
+from dsac_ros.training.executors import EXECUTORS
 
 HELP = 'make a map from posed images, with depth or without'
 FEW = 0.5  # share of the frames
 HOPELESS_M = 0.3
+AUTO = 'auto'
 # The switches that have a place of their own on the command line; the others come as --set NAME=VALUE.
 DIRECT = ('minutes', 'rgb_only', 'seed')
 
@@ -23,11 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('sources', nargs='+', metavar='source', help='bag or data folder with reference poses; several make an expert each')
     parser.add_argument('--out', required=True, help='map bundle to write: a folder, as in NAME.dsacmap')
     parser.add_argument('--overwrite', action='store_true', help='replace the map at --out')
-    add_mapping_arguments(parser)
+    parser.add_argument('--executor', choices=EXECUTORS, default='local',
+                        help='of several rooms: processes of this machine, or a Ray cluster')
+    parser.add_argument('--workers', type=int, default=0, help='rooms that are mapped at a time; 0: one for every two processors')
+    add_mapping_arguments(parser, '; auto (or NAME,auto): cut each source into overlapping sub-maps, an expert for each')
 
 
-def add_mapping_arguments(parser: argparse.ArgumentParser) -> None:
-    """What says how a sub-map is made, alike in every command that makes one."""
+def add_mapping_arguments(parser: argparse.ArgumentParser, about_split: str = '') -> None:
+    """What says how a sub-map is made, alike in every command that makes one. about_split: what else --split can be."""
     from dsac_ros.data.opening import add_source_arguments
 
     described = {f.name: f for f in fields(MappingOptions)}
@@ -37,7 +43,7 @@ def add_mapping_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seed', type=int, default=0, help=described['seed'].metadata['help'])
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
                         help='another option of mapping: ' + ', '.join(name for name in described if name not in DIRECT))
-    add_source_arguments(parser)
+    add_source_arguments(parser, about_split)
 
 
 def mapping_options(options: argparse.Namespace) -> MappingOptions:
@@ -55,7 +61,7 @@ def mapping_options(options: argparse.Namespace) -> MappingOptions:
 def run(options: argparse.Namespace) -> int:
     """Map, and print how good the map is on frames that it never saw."""
     mapping = mapping_options(options)
-    if len(options.sources) > 1:
+    if len(options.sources) > 1 or is_auto(options.split)[0]:
         return map_rooms(options, mapping)
     try:
         map_room(options.sources[0], options.out, expert_name(options.out), options, mapping, options.overwrite)
@@ -65,49 +71,111 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a worker needs to make a sub-map. part: places of its frames in the source; None is all."""
+
+    source: str
+    part: list[int] | None
+    name: str
+    out: Path
+    options: argparse.Namespace
+    mapping: MappingOptions
+    threads: int
+
+
 def map_rooms(options: argparse.Namespace, mapping: MappingOptions) -> int:
-    """An expert for each source. A room that fails does not lose the others; rooms that are mapped already are not mapped again."""
-    from dsac_ros.data.opening import source_from
-    from dsac_ros.errors import DataError, DsacError
-    from dsac_ros.maps.bundle import check_place, load_map
+    """An expert for each source, or for each part of one. A room that fails does not lose the others; rooms that are mapped already are
+    not mapped again."""
+    from dsac_ros.maps.bundle import check_place
     from dsac_ros.maps.editing import merge_sites
+    from dsac_ros.training.executors import run_jobs, workers_of
 
     out = Path(options.out)
     check_place(out, options.overwrite)
-    names = distinct([expert_name(path) for path in options.sources])
-    frames = {source_from(path, options, require_poses=True, load_depth=False).map_frame for path in options.sources}
-    if len(frames) > 1:
-        raise DataError(f'the poses are in different frames, {", ".join(sorted(frames))}; map each by itself, and say where they lie with '
-                        '`dsac-ros maps add --site-from-map`')
     work = out.with_name(out.name + '.rooms')
-    rooms, failed = [], []
-    for path, name in zip(options.sources, names):
-        room = work / f'{name}.dsacmap'
-        try:
-            if room.is_dir() and load_map(room).training.get('options') == asdict(mapping):
-                print(f'{room}: mapped before, kept')
-            else:
-                map_room(path, str(room), name, options, mapping, overwrite=room.is_dir())
-            rooms.append(room)
-        except DsacError as error:
-            print(f'dsac-ros map: {path}: {error}', file=sys.stderr)
-            failed.append(path)
-    if rooms:
-        merge_sites(rooms, out, options.overwrite)
+    workers = workers_of(options.workers)
+    rooms = {room.name: room for room in rooms_of(options, mapping, work, max(1, (os.cpu_count() or 1) // workers))}
+    kept = [name for name, room in rooms.items() if is_mapped(room)]
+    for name in kept:
+        print(f'{rooms[name].out}: mapped before, kept')
+
+    def tell(name: str, error: str) -> None:
+        if error:
+            print(f'dsac-ros map: {name}: {error}', file=sys.stderr)
+    failed = run_jobs(map_part, rooms, kept.__contains__, options.executor, workers, tell)
+    made = [room.out for name, room in rooms.items() if name not in failed]
+    if made:
+        merge_sites(made, out, options.overwrite)
         shutil.rmtree(work)
-        print(f'{out}: {len(rooms)} experts')
-    for path in failed:
-        print(f'warning: {path} is not in the map; `dsac-ros maps add {out} {path}` adds it', file=sys.stderr)
+        print(f'{out}: {len(made)} experts')
+    for name in failed:
+        source = rooms[name].source
+        cure = f'`dsac-ros maps add {out} {source}` adds it' if rooms[name].part is None else f'it was part of {source}'
+        print(f'warning: {name} is not in the map; {cure}', file=sys.stderr)
     return 1 if failed else 0
 
 
-def map_room(path: str, out: str, name: str, options: argparse.Namespace, mapping: MappingOptions, overwrite: bool) -> None:
-    """Map one source and print how good it is. options: of add_mapping_arguments."""
+def rooms_of(options: argparse.Namespace, mapping: MappingOptions, work: Path, threads: int) -> list[Room]:
+    """Each source, or with --split auto each part of each. Raises DataError where the poses of sources are in different frames."""
+    from dsac_ros.data.opening import source_from
+    from dsac_ros.errors import DataError
+    from dsac_ros.training.parts import parts_of
+
+    auto, split = is_auto(options.split)
+    options = argparse.Namespace(**{**vars(options), 'split': split})
+    frames, parts = set(), []
+    for path in options.sources:
+        source = source_from(path, options, require_poses=True, load_depth=auto and not mapping.rgb_only)
+        frames.add(source.map_frame)
+        if len(frames) > 1:
+            raise DataError(f'the poses are in different frames, {", ".join(sorted(frames))}; map each by itself, and say where they lie '
+                            'with `dsac-ros maps add --site-from-map`')
+        found = parts_of(source) if auto else []
+        if auto:
+            print(f'{path}: {len(found)} parts of {", ".join(str(len(part)) for part in found)} frames')
+        name = expert_name(path)
+        # One part is the recording as it is.
+        parts += [(path, part, f'{name}_{k}') for k, part in enumerate(found, 1)] if len(found) > 1 else [(path, None, name)]
+    names = distinct([name for _, _, name in parts])
+    return [Room(path, part, name, work / f'{name}.dsacmap', options, mapping, threads) for (path, part, _), name in zip(parts, names)]
+
+
+def is_auto(split: str | None) -> tuple[bool, str | None]:
+    """Whether to cut recordings into parts, and the split of a data folder: of None, NAME, `auto` or `NAME,auto`."""
+    named, _, last = (split or '').rpartition(',')
+    return (True, named or None) if last == AUTO else (False, split)
+
+
+def is_mapped(room: Room) -> bool:
+    """Whether an earlier call made this sub-map with the same options, to its end."""
+    from dsac_ros.errors import MapError
+    from dsac_ros.maps.bundle import load_map
+
+    try:
+        record = load_map(room.out).training if room.out.is_dir() else {}
+    except MapError:
+        return False
+    return record.get('options') == asdict(room.mapping) and not record.get('interrupted')
+
+
+def map_part(room: Room) -> None:
+    """In a worker: make the sub-map."""
+    import torch
+
+    torch.set_num_threads(room.threads)
+    map_room(room.source, str(room.out), room.name, room.options, room.mapping, room.out.is_dir(), room.part)
+
+
+def map_room(path: str, out: str, name: str, options: argparse.Namespace, mapping: MappingOptions, overwrite: bool,
+             part: list[int] | None = None) -> None:
+    """Map one source, or part of it, and print how good it is. options: of add_mapping_arguments."""
     from dsac_ros.data.opening import source_from, warning_lines
     from dsac_ros.training.mapping import map_source
+    from dsac_ros.training.parts import PartSource
 
     source = source_from(path, options, require_poses=True, load_depth=not mapping.rgb_only)
-    bundle = map_source(source, out, mapping, options.device, name, overwrite)
+    bundle = map_source(source if part is None else PartSource(source, part), out, mapping, options.device, name, overwrite)
     for line in warning_lines(source):
         print(line)
     record = bundle.training

@@ -43,12 +43,12 @@ def open_source(path: str | Path, split: str | None = None, require_poses: bool 
                     '(frame-XXXXXX.color.png, seq-XX/)')
 
 
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say what of a source is read, alike in every command."""
+def add_source_arguments(parser: argparse.ArgumentParser, about_split: str = '') -> None:
+    """The options that say what of a source is read, alike in every command. about_split: what else --split can be."""
     topics = parser.add_argument_group('topics of a bag (found by type and name where not given)')
     for f in fields(SourceOptions):
         group = parser if f.name == 'split' else topics
-        group.add_argument('--' + f.name.replace('_', '-'), help=f.metadata['help'])
+        group.add_argument('--' + f.name.replace('_', '-'), help=f.metadata['help'] + (about_split if f.name == 'split' else ''))
 
 
 def source_from(path: str | Path, options: argparse.Namespace, require_poses: bool = False, load_depth: bool = True) -> FrameSource:

@@ -27,7 +27,7 @@ def run_jobs(function: Callable[[Any], object], jobs: Mapping[str, Any], finishe
     Args:
         function: of a module, so that a worker can import it. jobs: name -> argument, which can be pickled.
         finished: whether a job of that name was done before. executor: local (processes) or ray.
-        workers: jobs at a time; 0 for one per two processors, since a head trains with two threads.
+        workers: jobs at a time, or 0 (workers_of).
         progress: called in this process when a job ends.
 
     SIGINT waits for the jobs that run, which end early on it and keep what they have, and starts no others. Raises ConfigError where Ray is
@@ -36,8 +36,12 @@ def run_jobs(function: Callable[[Any], object], jobs: Mapping[str, Any], finishe
     if executor not in EXECUTORS:
         raise ConfigError(f'executor: expected {" or ".join(EXECUTORS)}, found {executor!r}')
     open_jobs = {name: argument for name, argument in jobs.items() if not finished(name)}
-    workers = workers or max(1, (os.cpu_count() or 1) // 2)
-    return (_run_local if executor == 'local' else _run_ray)(function, open_jobs, workers, progress)
+    return (_run_local if executor == 'local' else _run_ray)(function, open_jobs, workers_of(workers), progress)
+
+
+def workers_of(workers: int) -> int:
+    """The number itself; for 0 one per two processors, since a head trains with two threads."""
+    return workers or max(1, (os.cpu_count() or 1) // 2)
 
 
 def _run_local(function: Callable[[Any], object], jobs: Mapping[str, Any], workers: int, progress: Progress) -> dict[str, str]:
@@ -86,6 +90,8 @@ def _tried(function: Callable[[Any], object], argument: Any) -> str:
         function(argument)
     except DsacError as error:
         return str(error) or type(error).__name__
+    except KeyboardInterrupt:
+        return 'interrupted'
     except Exception as error:
         return f'{type(error).__name__}: {error}'
     return ''

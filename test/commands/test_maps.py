@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
 import sys
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,7 @@ from small import saved  # noqa: E402
 from dsac_ros import cli  # noqa: E402
 from dsac_ros.commands import map as command  # noqa: E402
 from dsac_ros.data import opening  # noqa: E402
+from dsac_ros.data.writing import BagWriter  # noqa: E402
 from dsac_ros.errors import DataError  # noqa: E402
 from dsac_ros.maps.bundle import load_map  # noqa: E402
 from dsac_ros.maps.manifest import read_manifest  # noqa: E402
@@ -40,6 +43,26 @@ def bags(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return special
 
 
+@pytest.fixture(scope='module')
+def hall(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bag that workers can read, of 14 frames."""
+    path = tmp_path_factory.mktemp('bags') / 'hall'
+    with BagWriter(path) as bag:
+        for frame in rooms.tiny_frames()[:14]:
+            bag.write(frame)
+    return path
+
+
+@pytest.fixture(scope='module')
+def dark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bag of too few frames."""
+    path = tmp_path_factory.mktemp('bags') / 'dark'
+    with BagWriter(path) as bag:
+        for frame in rooms.tiny_frames()[:3]:
+            bag.write(frame)
+    return path
+
+
 def names(site: Path) -> list[str]:
     return [entry.name for entry in read_manifest(site).entries]
 
@@ -54,13 +77,13 @@ def test_names_come_from_paths() -> None:
     assert command.distinct(['a', 'b', 'a', 'a']) == ['a', 'b', 'a-2', 'a-3']
 
 
-def test_a_room_each_then_one_more_then_one_less(bags: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_room_each_then_one_more_then_one_less(hall: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     site = tmp_path / 'site.dsacmap'
-    assert cli.main(['map', 'x/hall', 'y/hall', '--out', str(site), '--device', 'cpu', *QUICK]) == 0
+    assert cli.main(['map', str(hall), str(hall), '--out', str(site), '--device', 'cpu', *QUICK]) == 0
     assert names(site) == ['hall', 'hall-2'] and 'site.dsacmap: 2 experts' in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir()] == ['site.dsacmap']  # what it worked with is gone
     before = hashes(site)
-    add = ['maps', 'add', str(site), 'z/lab', '--device', 'cpu', *QUICK]
+    add = ['maps', 'add', str(site), str(hall), '--name', 'lab', '--device', 'cpu', *QUICK]
     assert cli.main([*add, '--site-from-map', '1', '2', '3', '0', '0', '0.6', '0.8']) == 0
     after = hashes(site)
     assert {file for file in after if before.get(file) != after[file]} == {
@@ -72,30 +95,46 @@ def test_a_room_each_then_one_more_then_one_less(bags: dict[str, Any], tmp_path:
     assert hashes(site) == before and 'lab removed' in capsys.readouterr().out
 
 
-def test_a_room_that_fails_does_not_lose_the_others(bags: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bags['dark'] = rooms.ListSource(rooms.tiny_frames()[:3])
+def test_a_room_that_fails_does_not_lose_the_others_and_those_that_are_mapped_are_kept(
+        hall: Path, dark: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    site, room = tmp_path / 'site.dsacmap', tmp_path / 'site.dsacmap.rooms' / 'hall-2.dsacmap'
+    mapping = command.MappingOptions(**{**rooms.TINY, 'steps': 5, 'landmarks': 100})
+    saved(room, name='hall-2', training={'options': asdict(mapping), 'interrupted': False, 'mark': 7})
+    assert cli.main(['map', *map(str, (hall, hall, dark)), '--out', str(site), '--device', 'cpu', '--workers', '2', *QUICK]) == 1
+    out, err = capfd.readouterr()
+    assert names(site) == ['hall', 'hall-2'] and load_map(site, 'hall-2').training['mark'] == 7 and 'hall-2.dsacmap: mapped before' in out
+    assert '3 usable frames' in err and f'dsac-ros maps add {site} {dark}' in err and not room.parent.exists()
+
+
+def test_a_room_that_was_interrupted_is_mapped_again(hall: Path, tmp_path: Path) -> None:
+    mapping = command.MappingOptions()
+    room = command.Room(str(hall), None, 'hall', tmp_path / 'hall', argparse.Namespace(), mapping, 1)
+    assert not command.is_mapped(room)
+    for interrupted in (True, False):
+        saved(room.out, name='hall', training={'options': asdict(mapping), 'interrupted': interrupted})
+        assert command.is_mapped(room) is not interrupted
+        shutil.rmtree(room.out)
+
+
+@pytest.mark.parametrize('split, expected', [(None, (False, None)), ('train', (False, 'train')), ('auto', (True, None)),
+                                             ('train,auto', (True, 'train')), ('train,test', (False, 'train,test'))])
+def test_split_names_a_part_of_a_folder_or_asks_for_cutting(split: str | None, expected: tuple[bool, str | None]) -> None:
+    assert command.is_auto(split) == expected
+
+
+@pytest.mark.slow
+def test_a_large_recording_becomes_an_expert_for_each_part(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bag = tmp_path / 'floor'
+    with BagWriter(bag) as writer:
+        for index, (frame, far) in enumerate((f, far) for far in (0.0, 20.0) for f in rooms.tiny_frames()[:24]):
+            shifted = frame.map_from_camera.copy()
+            shifted[0, 3] += far
+            writer.write(replace(frame, map_from_camera=shifted, stamp_ns=10**9 + index * 10**8))
     site = tmp_path / 'site.dsacmap'
-    arguments = ['map', 'hall', 'dark', 'lab', '--out', str(site), '--device', 'cpu', *QUICK]
-    assert cli.main(arguments) == 1 and names(site) == ['hall', 'lab']
-    err = capsys.readouterr().err
-    assert 'dark: the-bag: 3 usable frames' in err and f'dsac-ros maps add {site} dark' in err
-
-
-def test_what_is_mapped_is_not_mapped_again(bags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site = tmp_path / 'site.dsacmap'
-    arguments = ['map', 'hall', 'lab', '--out', str(site), '--device', 'cpu', *QUICK]
-    original = command.map_room
-
-    def killed(path: str, *others: Any, **named: Any) -> None:
-        if path == 'lab':
-            raise KeyboardInterrupt
-        original(path, *others, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(command, 'map_room', killed)
-        assert cli.main(arguments) == 130
-    assert not site.exists() and bags['opened'] == {'hall': 1, 'lab': 0}
-    assert cli.main(arguments) == 0 and names(site) == ['hall', 'lab'] and bags['opened'] == {'hall': 1, 'lab': 1}
+    assert cli.main(['map', str(bag), '--split', 'auto', '--out', str(site), '--device', 'cpu', *QUICK]) == 0
+    assert names(site) == ['floor_1', 'floor_2'] and '2 parts of 24, 24 frames' in capfd.readouterr().out
+    left, right = (entry.centre[0] for entry in read_manifest(site).entries)
+    assert 15 < right - left < 25
 
 
 def test_mistakes_are_told_before_the_work(bags: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
