@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -54,7 +53,7 @@ def parts_of(source: FrameSource) -> list[list[int]]:
     return [[kept[index] for index in part] for part in split_frames(np.stack(poses), points)]
 
 
-def _seen(frame: Frame) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _seen(frame: Frame) -> np.ndarray:
     if frame.depth is None:
         return np.zeros((0, 3))
     x, y = ((np.arange(count) + 0.5) * size / count for count, size in zip(LOOKS, (frame.camera.width, frame.camera.height)))
