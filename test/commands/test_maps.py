@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -120,6 +121,15 @@ def test_a_room_that_was_interrupted_is_mapped_again(hall: Path, tmp_path: Path)
                                              ('train,auto', (True, 'train')), ('train,test', (False, 'train,test'))])
 def test_split_names_a_part_of_a_folder_or_asks_for_cutting(split: str | None, expected: tuple[bool, str | None]) -> None:
     assert command.is_auto(split) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec('ray') is None, reason='Ray is not installed')
+def test_rooms_are_mapped_by_tasks_of_a_ray_cluster(hall: Path, dark: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    site = tmp_path / 'site.dsacmap'
+    arguments = ['map', str(hall), str(dark), '--out', str(site), '--executor', 'ray', '--workers', '2', '--device', 'cpu', *QUICK]
+    assert cli.main(arguments) == 1 and names(site) == ['hall'] and cli.main(['maps', 'verify', str(site)]) == 0
+    assert '3 usable frames' in capfd.readouterr().err
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ def test_an_unknown_executor_is_refused() -> None:
         run_jobs(print, {}, lambda name: False, 'slurm')
 
 
-@pytest.mark.skipif(HAS_RAY, reason='Ray is installed')
-def test_ray_that_is_not_there_is_said_so() -> None:
+def test_ray_that_is_not_there_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'ray', None)
     with pytest.raises(ConfigError, match='Ray is not installed'):
         run_jobs(print, {'a': 1}, lambda name: False, 'ray')
