@@ -160,12 +160,14 @@ class Localizer:
 
         Args:
             guess: where landmarks confirm it, the rest of the chain is not run. prior: probability of each sub-map before the frame.
+
+        Raises MapError where a sub-map that is needed cannot be read; from then on frames are localised as if the map did not have it.
         """
         watch = Stopwatch()
         choice = self.choice
         sight = choice.landmark_thread.submit(look, frame, self.device) if choice.has_landmarks else None
         expected = choice.expected(guess, prior, sight)
-        if guess is not None and expected.view is not None:
+        if guess is not None and expected is not None and expected.view is not None:
             tracked = self._track(frame, expected, guess, prior, watch)
             self.seen = Seen(expected.sub_map, expected.view.result())
             if tracked.verdict.accepted and tracked.landmarks >= guess.min_landmarks:

@@ -1,6 +1,7 @@
 """A map of two tiny rooms: each is found in its place, one budget serves both, what is of none is refused; and one sub-map is as it was."""
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from dsac_ros.config import EstimatorOptions, GatingOptions, TrackingOptions
+from dsac_ros.errors import MapError
 from dsac_ros.localizer import Localizer, in_site
 from dsac_ros.maps.editing import add_experts, merge_sites
 from dsac_ros.maps.site import open_site, site_of
@@ -78,6 +80,25 @@ def test_an_expert_without_hypotheses_is_not_run_nor_read() -> None:
         estimate = made.localize(frame, 'rgb')
         assert estimate.expert == 'tiny2' and not estimate.verdict.accepted
     assert made.choice.sub_maps.ready(1) and not made.choice.sub_maps.ready(0)
+
+
+def test_a_damaged_sub_map_costs_one_frame_and_not_those_of_others(tmp_path: Path) -> None:
+    site = shutil.copytree(rooms.tiny_site(), tmp_path / 'site.dsacmap')
+    file = site / 'experts' / 'tiny2.safetensors'
+    file.write_bytes(file.read_bytes()[:-1])
+    made = Localizer.from_map(site, 'cpu')
+    tracker = Tracker(made)
+    with pytest.raises(MapError, match=r'tiny2\.safetensors.*damaged'):
+        for frame in rooms.tiny_frames(2)[::9]:
+            tracker.localize(frame, 'rgb')
+    for frame in rooms.tiny_frames(2)[::9]:
+        estimate = tracker.localize(frame, 'rgb')
+        assert not estimate.verdict.accepted and estimate.posterior['tiny2'] < 1e-9
+    frames = rooms.tiny_frames(1)[::9]
+    assert np.mean([made.localize(frame, 'rgb').verdict.accepted for frame in frames]) > 0.8
+    made.choice.unreadable = {0, 1}
+    with pytest.raises(MapError, match='no sub-map'):
+        made.localize(frames[0], 'rgb')
 
 
 def test_what_is_probably_of_none_needs_more_evidence() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from dsac_ros.config import MappingOptions
 from dsac_ros.training.executors import EXECUTORS
+from dsac_ros.training.splitting import EXTENT_M
 
 HELP = 'make a map from posed images, with depth or without'
 FEW = 0.5  # share of the frames
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('sources', nargs='+', metavar='source', help='bag or data folder with reference poses; several make an expert each')
     parser.add_argument('--out', required=True, help='map bundle to write: a folder, as in NAME.dsacmap')
     parser.add_argument('--overwrite', action='store_true', help='replace the map at --out')
+    parser.add_argument('--extent', type=float, default=EXTENT_M, help='metres across of what a sub-map of --split auto sees')
     parser.add_argument('--executor', choices=EXECUTORS, default='local',
                         help='of several rooms: processes of this machine, or a Ray cluster')
     parser.add_argument('--workers', type=int, default=0, help='rooms that are mapped at a time; 0: one for every two processors')
@@ -119,10 +121,12 @@ def map_rooms(options: argparse.Namespace, mapping: MappingOptions) -> int:
 def rooms_of(options: argparse.Namespace, mapping: MappingOptions, work: Path, threads: int) -> list[Room]:
     """Each source, or with --split auto each part of each. Raises DataError where the poses of sources are in different frames."""
     from dsac_ros.data.opening import source_from
-    from dsac_ros.errors import DataError
+    from dsac_ros.errors import ConfigError, DataError
     from dsac_ros.training.parts import parts_of
 
     auto, split = is_auto(options.split)
+    if not options.extent > 0:
+        raise ConfigError(f'--extent: expected metres above zero, found {options.extent}')
     options = argparse.Namespace(**{**vars(options), 'split': split})
     frames, parts = set(), []
     for path in options.sources:
@@ -131,7 +135,7 @@ def rooms_of(options: argparse.Namespace, mapping: MappingOptions, work: Path, t
         if len(frames) > 1:
             raise DataError(f'the poses are in different frames, {", ".join(sorted(frames))}; map each by itself, and say where they lie '
                             'with `dsac-ros maps add --site-from-map`')
-        found = parts_of(source) if auto else []
+        found = parts_of(source, options.extent) if auto else []
         if auto:
             print(f'{path}: {len(found)} parts of {", ".join(str(len(part)) for part in found)} frames')
         name = expert_name(path)

@@ -34,6 +34,9 @@ def render(results: Sequence[FrameResult], summary: Mapping[str, Any]) -> str:
         _tiles(summary), '<h2>Summary</h2>', _table(('', ''), summary_rows(summary)),
         *_figure('Trajectory from above', plots.trajectory(results), 'No pose to draw.',
                  'Lines join each answer with its reference. Nothing is aligned: both are in the frame of the map.'),
+        *_figure('Error by place', plots.coverage(results), NO_ERRORS,
+                 'Where the map is good and where it wants more frames: every frame at its reference, with its direction, by the error of '
+                 'its answer.'),
         *_figure('Error over time', plots.error_over_time(results), NO_ERRORS),
         *_figure('Cumulative error', plots.cumulative_error(results), NO_ERRORS,
                  'Over all frames with a reference. No answer is an infinite error: the curve ends at the share of answers.'),

@@ -1,12 +1,15 @@
-"""The four figures of a report, from frame results to PNG bytes."""
+"""The figures of a report, from frame results to PNG bytes."""
 from __future__ import annotations
 
 import io
 from typing import Sequence
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
+from matplotlib.colors import LogNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -19,6 +22,7 @@ GOOD, FAIR, BAD, MISSING, REFERENCE = '#0072B2', '#E69F00', '#D55E00', '#555555'
 KINDS = (('good', 'answer within 5 cm, 5°', GOOD, 'o', 14), ('fair', 'answer, less exact', FAIR, 'D', 16),
          ('false', f'false accept (> {FALSE_ACCEPT_M:g} m or {FALSE_ACCEPT_DEG:g}°)', BAD, 'X', 46),
          ('missing', 'no answer', MISSING, '|', 40))
+COVERAGE_M = (0.005, 0.5)  # drawn range of errors; smaller and larger ones have the colour of its ends
 # Label, drawn range (smaller and larger errors sit on the edge), marked limits and their text.
 PANELS = (('translation error [m]', (1e-3, 10.0), (0.02, 0.05), ('2 cm', '5 cm')),
           ('rotation error [deg]', (1e-2, 180.0), (2.0, 5.0), ('2°', '5°')))
@@ -67,6 +71,41 @@ def trajectory(results: Sequence[FrameResult]) -> bytes | None:
     axes.set_aspect('equal')
     axes.grid(alpha=0.3)
     figure.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False)
+    return _png(figure)
+
+
+def coverage(results: Sequence[FrameResult]) -> bytes | None:
+    """Where the map is good: by place and direction of the reference, how far off the answers are, and where there are none; None without
+    references."""
+    known = [r for r in results if r.reference is not None]
+    if not known:
+        return None
+    right, ahead, labels = _view_from_above([r.reference for r in known])
+    places = np.array([r.reference[[right, ahead], 3] for r in known])
+    looks = np.array([r.reference[[right, ahead], 2] for r in known])  # the optical axis
+    errors = counted_errors(known)[:, 0]
+    low, high = _window(places)
+    width, height = high - low
+    figure = Figure(figsize=(9.5, float(np.clip(8.5 * height / width + 1.3, 3.2, 7.5))), layout='constrained')
+    axes = figure.add_subplot()
+    length = 0.04 * max(width, height)
+    answered = np.isfinite(errors)
+    order = np.argsort(np.where(answered, errors, np.inf), kind='stable')  # the worst on top
+    scale = LogNorm(*COVERAGE_M, clip=True)
+    colours = colormaps['viridis_r'](scale(np.where(answered, errors, COVERAGE_M[1])))
+    colours[~answered] = to_rgba(BAD)
+    lines = np.stack([places, places + length * looks], 1)
+    axes.add_collection(LineCollection(lines[order], colors=colours[order], linewidths=1.0), autolim=False)
+    for chosen, marker, size in ((answered, 'o', 16), (~answered, 'X', 34)):
+        kept = order[chosen[order]]
+        axes.scatter(*places[kept].T, s=size, marker=marker, c=colours[kept], zorder=3)
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=labels[0], ylabel=labels[1])
+    axes.set_aspect('equal')
+    axes.grid(alpha=0.3)
+    figure.colorbar(ScalarMappable(scale, 'viridis_r'), ax=axes, label='translation error [m]', format='{x:g}')
+    handles = [Line2D([], [], color=BAD, marker='X', linestyle='', label=f'no answer ({int((~answered).sum())})'),
+               Line2D([], [], color='black', marker='o', label='camera, and where it looks')]
+    figure.legend(handles=handles, loc='outside lower center', ncols=2, frameon=False)
     return _png(figure)
 
 

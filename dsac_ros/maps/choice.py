@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dsac_ros.config import EstimatorOptions, GatingOptions
+from dsac_ros.errors import MapError
 from dsac_ros.landmarks.positioning import Positioning, Sight, View
 from dsac_ros.maps.bundle import MapBundle
 from dsac_ros.maps.site import Site, SubMaps
@@ -51,6 +52,7 @@ class Choice:
         self.site, self.device, self.estimator, self.options = site, device, estimator, options
         self.names = [entry.name for entry in site.entries]
         self.sub_maps = SubMaps(self._made_ready, options.experts_in_memory)
+        self.unreadable: set[int] = set()  # whose files turned out to be damaged: as if they were not in the map
         self.gating = None
         if len(site.entries) > 1:
             self.gating = Gating([Prototypes(each.descriptors_MD.to(device)) for each in site.prototypes])
@@ -69,11 +71,13 @@ class Choice:
         if self.gating is None:
             return self._attempt(0, sight)
         if guess is not None and guess.expert not in self.names:
-            return self._attempt(int(np.argmin(self.site.distances(np.linalg.inv(guess.camera_from_map)[:3, 3]))), sight)
-        likely = guess.expert if guess is not None else max(prior, key=lambda name: prior[name]) if prior else NONE
-        if guess is None and (not prior or prior[likely] <= EXPECTED):
-            return None
-        return self._attempt(self.names.index(likely), sight)
+            likely = int(np.argmin(self.site.distances(np.linalg.inv(guess.camera_from_map)[:3, 3])))
+        else:
+            name = guess.expert if guess is not None else max(prior, key=lambda name: prior[name]) if prior else NONE
+            if guess is None and (not prior or prior[name] <= EXPECTED):
+                return None
+            likely = self.names.index(name)
+        return None if likely in self.unreadable else self._attempt(likely, sight)
 
     def shared_out(self, maps_CHW: Tensor, seed: int, prior: Mapping[str, float] | None) -> tuple[np.ndarray, dict[int, int]]:
         """(E + 1,) probabilities by the gating, and the parts of the budget that sub-maps get, the most probable ones first.
@@ -84,8 +88,14 @@ class Choice:
             return np.array([1.0, 0.0]), {0: self.options.parts}
         known = None if prior is None else torch.tensor([prior[name] for name in self.names], device=self.device)
         gated_E1 = self.gating.probabilities(describe(maps_CHW), known).double().cpu().numpy()
+        for index in self.unreadable:
+            gated_E1[-1], gated_E1[index] = gated_E1[-1] + gated_E1[index], 0.0
         offset = uniform_draws([seed], 1)[0, 0, 0].item()
-        return gated_E1, parts_of_budget(gated_E1[:-1], self.options.parts, self.options.most_experts, offset)
+        readable = [index for index in range(len(self.names)) if index not in self.unreadable]
+        if not readable:
+            raise MapError('no sub-map of the map can be read; `dsac-ros maps verify` says what is wrong with each')
+        parts = parts_of_budget(gated_E1[readable], self.options.parts, self.options.most_experts, offset)
+        return gated_E1, {readable[index]: count for index, count in parts.items()}
 
     def attempts(self, parts: Mapping[int, int], expected: Attempt | None, sight: Future[Sight] | None) -> list[Attempt]:
         """One for each sub-map that gets a part of the budget, in that order."""
@@ -111,7 +121,11 @@ class Choice:
             self.sub_maps.preload(near[np.argsort(distances_E[near], kind='stable')].tolist())
 
     def _attempt(self, index: int, sight: Future[Sight] | None) -> Attempt:
-        sub_map = self.sub_maps.get(index)
+        try:
+            sub_map = self.sub_maps.get(index)
+        except MapError:
+            self.unreadable.add(index)
+            raise
         if sight is None or sub_map.positioning is None:
             return Attempt(index, sub_map, None)
         return Attempt(index, sub_map, self.landmark_thread.submit(lambda: sub_map.positioning.view(sight.result())))

@@ -14,7 +14,7 @@ import numpy as np
 from rclpy.node import Node
 
 from dsac_ros.config import NodeOptions, StateOptions
-from dsac_ros.errors import DecodeError
+from dsac_ros.errors import DecodeError, MapError
 from dsac_ros.msg import LocalizationStatus
 from dsac_ros.records import Estimate, Frame
 from dsac_ros.ros import messages
@@ -102,6 +102,9 @@ class Worker:
                 if isinstance(item, RawFrame):
                     item = self._check(item)
                 self._refused(item) if isinstance(item, Refusal) else self._localize(item)
+            except MapError as error:
+                self._complaints.say('damaged_sub_map', str(error))
+                self._refused(self._intake.refuse(item, 'damaged_sub_map', str(error)))
             # A frame must never end the node, whatever it is that fails.
             except Exception as error:
                 if not self._node.context.ok():

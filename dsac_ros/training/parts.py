@@ -10,7 +10,7 @@ from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DataError
 from dsac_ros.records import Frame
 from dsac_ros.training.buffer import depth_targets
-from dsac_ros.training.splitting import split_frames
+from dsac_ros.training.splitting import EXTENT_M, split_frames
 
 LOOKS = (8, 6)  # across and down: pixels of a frame whose depth says where it looks
 
@@ -37,7 +37,7 @@ class PartSource:
         return (frame for index, frame in enumerate(self.whole) if index in self.indices)
 
 
-def parts_of(source: FrameSource) -> list[list[int]]:
+def parts_of(source: FrameSource, extent_m: float = EXTENT_M) -> list[list[int]]:
     """Places in the source of the frames of each overlapping sub-map (split_frames); frames without a pose are in none.
 
     Where there is no depth, cameras stand in for what they see. Raises DataError where no frame has a pose.
@@ -50,7 +50,7 @@ def parts_of(source: FrameSource) -> list[list[int]]:
             points.append(_seen(frame))
     if not kept:
         raise DataError(f'{getattr(source, "path", "the data")}: no frame has a reference pose')
-    return [[kept[index] for index in part] for part in split_frames(np.stack(poses), points)]
+    return [[kept[index] for index in part] for part in split_frames(np.stack(poses), points, extent_m)]
 
 
 def _seen(frame: Frame) -> np.ndarray:

@@ -145,10 +145,10 @@ def parse(path: Path) -> Page:
     return page
 
 
-def test_report_is_one_file_with_four_plots(tmp_path, run_of_60):
+def test_report_is_one_file_with_five_plots(tmp_path, run_of_60):
     summary = write(tmp_path / 'r', run_of_60)
     page = parse(tmp_path / 'r' / 'report.html')
-    assert len(page.images) == 4
+    assert len(page.images) == 5
     for source in page.images:
         png = np.frombuffer(base64.b64decode(source.removeprefix('data:image/png;base64,')), np.uint8)
         image = cv2.imdecode(png, cv2.IMREAD_COLOR)
@@ -164,7 +164,7 @@ def test_report_of_poor_runs(tmp_path, run_of_60, case):
             'no_pose': [FrameResult(i, '', False, 'rgb', reasons=('no_depth',)) for i in range(3)]}[case]
     summary = write(tmp_path / 'r', pick)
     page = parse(tmp_path / 'r' / 'report.html')
-    assert len(page.images) == {'empty': 0, 'no_reference': 2, 'no_pose': 0}.get(case, 4)
+    assert len(page.images) == {'empty': 0, 'no_reference': 2, 'no_pose': 0}.get(case, 5)
     read_strict(tmp_path / 'r' / 'summary.json')
     if case == 'all_rejected':
         assert 'infinite' in page.text and summary['availability'] == 0
