@@ -4,7 +4,8 @@
     python -m benchmarks.large_places make site $PLACES --minutes 3
     python -m benchmarks.large_places test site $PLACES --modality rgb
     python -m benchmarks.large_places strangers site rooms:301-305 --modality rgb
-    python -m benchmarks.large_places latency site $PLACES --counts 1 2 5 10 20 50 200
+    python -m benchmarks.large_places latency site $PLACES --counts 1 2 5 10 20 50 200 --plot latency.png
+    python -m benchmarks.large_places agree FLOOR OTHER_DRIVE       # of FLOOR/site.dsacmap, that --split auto made
 
 `make` goes on where it was. Rooms lie APART_M from each other in the site. With `latency`, experts are copies of those of the site under
 other names and with other prototypes: what they cost is real, what they say is not asked.
@@ -16,20 +17,23 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from benchmarks.places import Look, Place, places_of
 from dsac_ros.config import GatingOptions, MappingOptions
+from dsac_ros.data.opening import open_source
 from dsac_ros.errors import DsacError
 from dsac_ros.evaluation.metrics import pose_error
 from dsac_ros.localizer import Localizer
 from dsac_ros.maps.editing import add_experts, merge_sites
 from dsac_ros.maps.manifest import read_manifest
-from dsac_ros.maps.site import Site, open_site
+from dsac_ros.maps.site import Site, open_site, site_of
 from dsac_ros.networks.gating import Prototypes
 from dsac_ros.records import Estimate, Frame
 from dsac_ros.training.executors import EXECUTORS, run_jobs
@@ -180,7 +184,7 @@ def copies(site: Site, count: int) -> Site:
     return Site(site.frame_id, tuple(entries), tuple(sets), lambda index: replace(site.read(index % few), entry=entries[index]))
 
 
-def latency(folder: Path, places: Sequence[Place], counts: Sequence[int], modality: str, most: int) -> None:
+def latency(folder: Path, places: Sequence[Place], counts: Sequence[int], modality: str, most: int, picture: Path | None) -> None:
     """Milliseconds of a frame, of each count in turn frame by frame, so that load on the machine meets all alike."""
     site, localizers, starts = open_site(folder / 'site.dsacmap'), {}, {}
     frames = [frame for _, frame in islice(asked(places[:1], most), most)]
@@ -201,30 +205,74 @@ def latency(folder: Path, places: Sequence[Place], counts: Sequence[int], modali
     print('| experts | start [ms] | frame, median [ms] | ratio to the first, median of frames |\n|---|---|---|---|')
     for count in counts:
         print(f'| {count} | {starts[count]:.0f} | {np.median(times[count]):.0f} | {np.median(np.array(times[count]) / first):.2f} |')
+    if picture:
+        plot(times, picture)
+
+
+def agree(folder: Path, path: str, modality: str, most: int) -> None:
+    """Frames that more than one sub-map accepts by itself: how far apart their poses are, and which of the two is nearer to the truth."""
+    site = open_site(folder / 'site.dsacmap')
+    frames = [frame for frame in open_source(path, None, require_poses=True) if frame.map_from_camera is not None]
+    frames = frames[::max(1, -(-len(frames) // most))]
+    poses: list[list[np.ndarray]] = [[] for _ in frames]
+    for index in range(len(site.entries)):
+        alone = Localizer(site_of(site.read(index)), 'cpu')
+        for found, frame in zip(poses, frames):
+            estimate = alone.localize(frame, modality)
+            if estimate.verdict.accepted:
+                found.append(estimate.map_from_camera)
+    apart = np.array([pose_error(*pair) for found in poses for pair in combinations(found, 2)]).reshape(-1, 2)
+    off = np.array([pose_error(pose, frame.map_from_camera) for found, frame in zip(poses, frames) if len(found) > 1 for pose in found])
+    print(f'{modality}: {len(frames)} frames, {sum(len(found) > 0 for found in poses)} accepted by a sub-map, '
+          f'{sum(len(found) > 1 for found in poses)} by more than one')
+    if len(apart):
+        for what, errors in (('apart from each other', apart), ('from the truth', off)):
+            median, worst = np.median(errors, axis=0), errors.max(axis=0)
+            print(f'{what}: median {100 * median[0]:.2f} cm {median[1]:.2f} deg, at the most {100 * worst[0]:.1f} cm {worst[1]:.1f} deg')
+
+
+def plot(times: dict[int, list[float]], path: Path) -> None:
+    """Frame time by the number of experts: median, and half of the frames around it."""
+    counts = list(times)
+    low, median, high = np.array([np.percentile(times[count], (25, 50, 75)) for count in counts]).T
+    figure = Figure(figsize=(7, 3.5), layout='constrained')
+    axes = figure.add_subplot()
+    axes.fill_between(counts, low, high, alpha=0.25, label='half of the frames')
+    axes.plot(counts, median, marker='o', label='median')
+    axes.axhline(1.3 * median[0], color='black', linewidth=0.8, linestyle='--', label=f'1.3 times that of {counts[0]}')
+    axes.set(xscale='log', xticks=counts, xticklabels=[str(count) for count in counts], xlabel='experts in the map', ylabel='frame [ms]')
+    axes.set_ylim(bottom=0)
+    axes.minorticks_off()
+    axes.legend(frameon=False)
+    FigureCanvasAgg(figure).print_png(str(path))
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m benchmarks.large_places', description=__doc__.splitlines()[0])
-    parser.add_argument('what', choices=('make', 'test', 'strangers', 'latency'))
+    parser.add_argument('what', choices=('make', 'test', 'strangers', 'latency', 'agree'))
     parser.add_argument('folder', type=Path)
-    parser.add_argument('places', nargs='+', help='FOLDER:MAPPED:ASKED[,ASKED] with names of splits, rooms:FIRST-LAST, twins:ROOM')
+    parser.add_argument('places', nargs='+', help='FOLDER:MAPPED:ASKED[,ASKED] with names of splits, rooms:FIRST-LAST, twins:ROOM; agree: a bag or data folder')
     parser.add_argument('--minutes', type=float, default=3.0, help='of mapping each room')
     parser.add_argument('--executor', choices=EXECUTORS, default='local')
     parser.add_argument('--workers', type=int, default=1, help='rooms that are mapped at a time')
     parser.add_argument('--modality', choices=('rgb', 'rgbd'), default='rgb')
     parser.add_argument('--frames', type=int, default=24, help='that are asked about of each place, at the most')
     parser.add_argument('--counts', type=int, nargs='+', default=[1, 2, 5, 10, 20, 50, 200])
+    parser.add_argument('--plot', type=Path, help='PNG of latency')
     options = parser.parse_args(arguments)
     try:
         if options.what == 'make':
             return make(options.folder, options.places, options.minutes, options.executor, options.workers)
+        if options.what == 'agree':
+            agree(options.folder, options.places[0], options.modality, options.frames)
+            return 0
         places = [place for text in options.places for place in places_of(text, LOOK)]
         if options.what == 'test':
             test(options.folder, places, options.modality, options.frames)
         elif options.what == 'strangers':
             strangers(options.folder, places, options.modality, options.frames)
         else:
-            latency(options.folder, places, options.counts, options.modality, options.frames)
+            latency(options.folder, places, options.counts, options.modality, options.frames, options.plot)
     except DsacError as error:
         print(f'large_places: {error}', file=sys.stderr)
         return 1
