@@ -251,7 +251,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m benchmarks.large_places', description=__doc__.splitlines()[0])
     parser.add_argument('what', choices=('make', 'test', 'strangers', 'latency', 'agree'))
     parser.add_argument('folder', type=Path)
-    parser.add_argument('places', nargs='+', help='FOLDER:MAPPED:ASKED[,ASKED] with names of splits, rooms:FIRST-LAST, twins:ROOM; agree: a bag or data folder')
+    parser.add_argument('places', nargs='+', help='FOLDER:MAPPED:ASKED[,ASKED] with names of splits, rooms:FIRST-LAST, twins:ROOM; '
+                        'agree: a bag or data folder')
     parser.add_argument('--minutes', type=float, default=3.0, help='of mapping each room')
     parser.add_argument('--executor', choices=EXECUTORS, default='local')
     parser.add_argument('--workers', type=int, default=1, help='rooms that are mapped at a time')
