@@ -309,6 +309,7 @@ class FinetuningOptions(Options):
     """End-to-end training of a map through the RANSAC (dsac_ros.training.finetuning)."""
 
     modality: str = option('rgb', 'what the head is trained to be localised with', choices=('rgb', 'rgbd'))
+    expert: str = option('', 'sub-map to train, of a map that has several; the others stay as they are')
     minutes: float = option(10.0, 'time of training, unless iterations are given; measured at the start and turned into iterations',
                             unit='min', low=0.01, high=1e5)
     iterations: int = option(0, 'steps to train, in place of the time; 0 = as many as the time allows', low=0, high=10**8)

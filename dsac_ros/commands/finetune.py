@@ -12,7 +12,7 @@ from dsac_ros.config import FinetuningOptions
 
 HELP = 'train a map end to end, through the RANSAC'
 # The switches that have a place of their own on the command line; the others come as --set NAME=VALUE.
-DIRECT = ('modality', 'minutes', 'iterations', 'seed')
+DIRECT = ('modality', 'expert', 'minutes', 'iterations', 'seed')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -94,6 +94,18 @@ def merge_sites(paths: Sequence[Path], out: Path, overwrite: bool = False) -> Ma
     return manifest
 
 
+def exchange_expert(site: Path, name: str, room: Path, out: Path, overwrite: bool = False) -> Manifest:
+    """A new map: that of `site`, with the only expert of `room` in the place of the one of that name. Raises MapError."""
+    manifest, (new,) = read_manifest(site), read_manifest(room).entries
+    kept = [Origin(site, entry, entry) for entry in manifest.entries]
+    index = manifest.index(name)
+    old = manifest.entries[index]
+    kept[index] = Origin(room, new, replace(new, name=old.name, file=old.file, site_from_map=old.site_from_map))
+    changed = replace(manifest, entries=tuple(origin.goes_to for origin in kept))
+    write_bundle(out, changed, {target: file for origin in kept for target, file in origin.files().items()}, overwrite)
+    return changed
+
+
 def problems(site: Path) -> list[str]:
     """Everything that is wrong with a map, in words; empty when all is well. Raises MapError where the manifest cannot be read."""
     manifest, found = read_manifest(site), []

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -26,6 +28,8 @@ from dsac_ros.errors import DataError, Interrupted, MapError
 from dsac_ros.geometry import se3
 from dsac_ros.localizer import resolve_device
 from dsac_ros.maps.bundle import MapBundle, check_place, load_map, save_map
+from dsac_ros.maps.editing import exchange_expert
+from dsac_ros.maps.manifest import read_manifest
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.networks.expert import Expert
 from dsac_ros.progress import progress_bar
@@ -56,8 +60,9 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
              quiet: bool = False) -> MapBundle | None:
     """Train the head of a map on the poses of the sources and write the best state, calibrated anew, to `out`.
 
-    The folder OUT.finetuning holds the checkpoint while it lasts, and the log. Of several processes (torchrun) the first one writes, and
-    the others return None. Raises DataError, MapError; Interrupted where it was left, or ended before it had begun to train.
+    Of a map of several sub-maps that of options.expert is trained, and `out` is a map of all of them. The folder OUT.finetuning holds the
+    checkpoint while it lasts, and the log. Of several processes (torchrun) the first one writes, and the others return None. Raises
+    DataError, MapError; Interrupted where it was left, or ended before it had begun to train.
 
     Args:
         sources: recordings of one camera with poses in the frame of the map. resume: go on from the checkpoint.
@@ -69,7 +74,11 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
         raise MapError(f'{checkpoint}: missing; there is nothing to resume, start without --resume')
     if not resume and checkpoint.is_file() and not overwrite:
         raise MapError(f'{checkpoint.parent}: a training of this map was interrupted; go on with --resume, or start again with --overwrite')
-    bundle = load_map(map_path)
+    site = read_manifest(Path(map_path))
+    if len(site.entries) > 1 and not options.expert:
+        raise MapError(f'{map_path}: a map of {len(site.entries)} sub-maps; say with `expert` which one is trained: '
+                       f'{", ".join(entry.name for entry in site.entries)}')
+    bundle = load_map(map_path, options.expert or None)
     with team_of(resolve_device(device)) as team:
         first = team.rank == 0
         watch, quiet, where = watch if first else unwatched, quiet or not first, team.device
@@ -108,15 +117,21 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
         'options': asdict(options), 'processes': team.size, 'steps': state.step, 'best_step': state.best_step,
         'held_out_loss': round(state.best_loss, 4), 'frames': len(training), 'held_out_frames': len(held_out),
         'seconds': round(time.monotonic() - begun, 1), 'held_out': errors}}
-    finished = save_map(out, bundle.frame_id, bundle.entry.name, state.best.cpu(), bundle.landmarks, factors, bundle.entry.centre,
-                        bundle.entry.extent, record, overwrite, bundle.prototypes)
+    alone = out if len(site.entries) == 1 else checkpoint.with_name(out.name)
+    finished = save_map(alone, bundle.frame_id, bundle.entry.name, state.best.cpu(), bundle.landmarks, factors, bundle.entry.centre,
+                        bundle.entry.extent, record, overwrite or alone != out, bundle.prototypes)
+    if alone != out:
+        exchange_expert(Path(map_path), bundle.entry.name, alone, out, overwrite)
+        shutil.rmtree(alone)
     checkpoint.unlink(missing_ok=True)
     return finished
 
 
 def frames_of(sources: list[FrameSource], bundle: MapBundle, options: FinetuningOptions) -> tuple[list[Frame], list[Frame]]:
-    """Frames for training and held out, of all sources; DataError where poses are in another frame than the map's."""
+    """Frames for training and held out, of all sources, their poses in the frame of the sub-map; DataError where they come in another frame
+    than the map's."""
     training, held_out = [], []
+    map_from_site = np.linalg.inv(bundle.entry.site_from_map_44)
     for source in sources:
         if source.map_frame != bundle.frame_id:
             raise DataError(f'{getattr(source, "path", "the data")}: poses in frame {source.map_frame!r}, the map is in '
@@ -124,6 +139,9 @@ def frames_of(sources: list[FrameSource], bundle: MapBundle, options: Finetuning
         parts = read_frames(source, options)
         training += parts[0]
         held_out += parts[1]
+    if not np.array_equal(map_from_site, np.eye(4)):
+        training, held_out = ([replace(frame, map_from_camera=map_from_site @ frame.map_from_camera) for frame in part]
+                              for part in (training, held_out))
     return training, held_out
 
 

@@ -18,6 +18,8 @@ import torch
 from dsac_ros.config import FinetuningOptions
 from dsac_ros.errors import DataError, Interrupted, MapError
 from dsac_ros.maps.bundle import MapBundle, load_map
+from dsac_ros.maps.editing import problems
+from dsac_ros.maps.manifest import read_manifest
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.training import finetuning
 from dsac_ros.training.episodes import encode
@@ -185,6 +187,23 @@ def test_guidance_learns_by_what_is_drawn_and_only_if_asked() -> None:
     with torch.no_grad():
         _, weights_BN = predict(rooms.tiny_map()[1].expert, episodes, replace(OPTIONS, guidance=False))
     assert (weights_BN == 1).all()
+
+
+def test_one_sub_map_of_many_is_trained_and_the_others_stay(tmp_path: Path) -> None:
+    """The second room, which lies elsewhere in the site: poses come in the frame of the site, and so does the map."""
+    site, out = rooms.tiny_site(), tmp_path / 'm.dsacmap'
+    source = rooms.ListSource(rooms.in_site(frame, 2) for frame in rooms.tiny_frames(2))
+    with pytest.raises(MapError, match='2 sub-maps.*tiny, tiny2'):
+        finetune(site, [source], out, OPTIONS, 'cpu', quiet=True)
+    options = replace(OPTIONS, expert='tiny2', iterations=20, check_every=10, learning_rate=1e-4)
+    bundle = finetune(site, [source], out, options, 'cpu', quiet=True)
+    before, after = read_manifest(site).entries, read_manifest(out).entries
+    assert after[0] == before[0] and (out / after[0].file).read_bytes() == (site / after[0].file).read_bytes()
+    assert (after[1].name, after[1].site_from_map) == (before[1].name, before[1].site_from_map)
+    assert problems(out) == [] and after[1].sha256 == bundle.entry.sha256 and load_map(out, 'tiny2').training['finetuned']['steps'] == 20
+    assert sorted(path.name for path in (tmp_path / 'm.dsacmap.finetuning').iterdir()) == ['log.csv', 'log.png']
+    with (tmp_path / 'm.dsacmap.finetuning' / 'log.csv').open() as file:
+        assert float(next(csv.DictReader(file))['held_out_cm']) < 10  # by a map that lies where its poses are
 
 
 def test_poses_in_another_frame_are_refused(tmp_path: Path) -> None:
