@@ -5,6 +5,7 @@
     python -m benchmarks.large_places test site $PLACES --modality rgb
     python -m benchmarks.large_places strangers site rooms:301-305 --modality rgb
     python -m benchmarks.large_places latency site $PLACES --counts 1 2 5 10 20 50 200 --plot latency.png
+    python -m benchmarks.large_places gate site $PLACES             # then test --site gated.dsacmap
     python -m benchmarks.large_places agree FLOOR OTHER_DRIVE       # of FLOOR/site.dsacmap, that --split auto made
 
 `make` goes on where it was. Rooms lie APART_M from each other in the site. With `latency`, experts are copies of those of the site under
@@ -26,8 +27,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.places import Look, Place, places_of
-from dsac_ros.config import GatingOptions, MappingOptions
+from dsac_ros.config import FinetuningOptions, GatingOptions, MappingOptions
 from dsac_ros.data.opening import open_source
+from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DsacError
 from dsac_ros.evaluation.metrics import pose_error
 from dsac_ros.localizer import Localizer
@@ -37,6 +39,7 @@ from dsac_ros.maps.site import Site, open_site, site_of
 from dsac_ros.networks.gating import Prototypes
 from dsac_ros.records import Estimate, Frame
 from dsac_ros.training.executors import EXECUTORS, run_jobs
+from dsac_ros.training.gating import train_gating
 from dsac_ros.training.mapping import map_source
 
 APART_M = 30.0
@@ -104,6 +107,31 @@ def file_name(place: Place) -> str:
     return place.name.replace('.', '-')
 
 
+class Placed:
+    """A FrameSource of another, its poses in the frame of the site."""
+
+    def __init__(self, source: FrameSource, site_from_map: np.ndarray, frame_id: str) -> None:
+        self.source, self.site_from_map, self.map_frame, self.warnings = source, site_from_map, frame_id, source.warnings
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self.source:
+            pose = frame.map_from_camera
+            yield frame if pose is None else replace(frame, map_from_camera=self.site_from_map @ pose)
+
+
+def gate(folder: Path, places: Sequence[Place], modality: str, most: int) -> None:
+    """FOLDER/gated.dsacmap, whose gating was taught end to end by the frames that were mapped."""
+    manifest = read_manifest(folder / 'site.dsacmap')
+    entries = {entry.name: entry for entry in manifest.entries}
+    sources = [Placed(place.mapped(), entries[file_name(place)].site_from_map_44, manifest.frame_id) for place in places]
+    options = FinetuningOptions(modality=modality, max_frames=most, held_out_share=0.2)
+    before, after = train_gating(folder / 'site.dsacmap', sources, folder / 'gated.dsacmap', options, 'cpu', True)
+    print(f'held out: {before}, then {after}')
+
+
 def asked(places: Iterable[Place], most: int) -> Iterator[tuple[str, Frame]]:
     """Name of the expert, and frames of known pose, evenly spread."""
     for place in places:
@@ -121,18 +149,18 @@ def right(estimate: Estimate, frame: Frame, site_from_map: np.ndarray) -> bool:
     return bool(estimate.verdict.accepted and metres < WITHIN_M and degrees < WITHIN_DEG)
 
 
-def test(folder: Path, places: Sequence[Place], modality: str, most: int) -> None:
+def test(folder: Path, site: str, places: Sequence[Place], modality: str, most: int) -> None:
     """The joint map against each room alone, that is with the expert chosen by an oracle; and near-twins."""
-    entries = {entry.name: entry for entry in read_manifest(folder / 'site.dsacmap').entries}
+    entries = {entry.name: entry for entry in read_manifest(folder / site).entries}
     frames = list(asked([place for place in places if file_name(place) in entries], most))
     twins = {file_name(place) for place in places if place.twin}
     placed = [entries[name].site_from_map_44 for name, _ in frames]
     alone = []
-    for name in dict.fromkeys(name for name, _ in frames):
-        own = [(n, frame) for n, frame in frames if n == name]
-        alone += [right(e, frame, np.eye(4)) for e, (_, frame) in zip(answers(folder / 'rooms' / f'{name}.dsacmap', own, modality), own)]
-    rows: dict[str, list[Estimate]] = {'shared budget': answers(folder / 'site.dsacmap', frames, modality),
-                                       'top-1 gating': answers(folder / 'site.dsacmap', frames, modality, TOP_ONE)}
+    for room in dict.fromkeys(room for room, _ in frames):
+        own = [(other, frame) for other, frame in frames if other == room]
+        alone += [right(e, frame, np.eye(4)) for e, (_, frame) in zip(answers(folder / 'rooms' / f'{room}.dsacmap', own, modality), own)]
+    rows: dict[str, list[Estimate]] = {'shared budget': answers(folder / site, frames, modality),
+                                       'top-1 gating': answers(folder / site, frames, modality, TOP_ONE)}
     print(f'{modality}: {len(frames)} frames of {len(entries)} experts, each by itself; accepted and within 5 cm 5 deg of the truth\n'
           '| | frames | oracle % | joint % | joint / oracle % | right expert % | accepted in a wrong room % |\n'
           '|---|---|---|---|---|---|---|')
@@ -249,7 +277,7 @@ def plot(times: dict[int, list[float]], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m benchmarks.large_places', description=__doc__.splitlines()[0])
-    parser.add_argument('what', choices=('make', 'test', 'strangers', 'latency', 'agree'))
+    parser.add_argument('what', choices=('make', 'test', 'strangers', 'latency', 'gate', 'agree'))
     parser.add_argument('folder', type=Path)
     parser.add_argument('places', nargs='+', help='FOLDER:MAPPED:ASKED[,ASKED] with names of splits, rooms:FIRST-LAST, twins:ROOM; '
                         'agree: a bag or data folder')
@@ -259,6 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--modality', choices=('rgb', 'rgbd'), default='rgb')
     parser.add_argument('--frames', type=int, default=24, help='that are asked about of each place, at the most')
     parser.add_argument('--counts', type=int, nargs='+', default=[1, 2, 5, 10, 20, 50, 200])
+    parser.add_argument('--site', default='site.dsacmap', help='map in the folder that is tested')
     parser.add_argument('--plot', type=Path, help='PNG of latency')
     options = parser.parse_args(arguments)
     try:
@@ -269,7 +298,9 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         places = [place for text in options.places for place in places_of(text, LOOK)]
         if options.what == 'test':
-            test(options.folder, places, options.modality, options.frames)
+            test(options.folder, options.site, places, options.modality, options.frames)
+        elif options.what == 'gate':
+            gate(options.folder, places, options.modality, options.frames)
         elif options.what == 'strangers':
             strangers(options.folder, places, options.modality, options.frames)
         else:

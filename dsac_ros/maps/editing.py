@@ -11,10 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import yaml
+from safetensors.torch import save as save_tensors
 
 from dsac_ros.errors import MapError
-from dsac_ros.maps.bundle import load_expert, load_prototypes, write_bundle
+from dsac_ros.maps.bundle import load_expert, load_prototypes, load_training, sha256, write_bundle
 from dsac_ros.maps.manifest import FILE, ExpertEntry, Manifest, changing, check_name, placed, read_manifest, write_manifest
+from dsac_ros.networks.gating import Prototypes
 
 FOLDERS = ('experts', 'gating')
 
@@ -103,6 +106,20 @@ def exchange_expert(site: Path, name: str, room: Path, out: Path, overwrite: boo
     kept[index] = Origin(room, new, replace(new, name=old.name, file=old.file, site_from_map=old.site_from_map))
     changed = replace(manifest, entries=tuple(origin.goes_to for origin in kept))
     write_bundle(out, changed, {target: file for origin in kept for target, file in origin.files().items()}, overwrite)
+    return changed
+
+
+def exchange_gating(site: Path, sets: Sequence[Prototypes], record: dict[str, object], out: Path, overwrite: bool = False) -> Manifest:
+    """A new map: that of `site` with other prototypes of its experts, in their order. record: for people, of each. Raises MapError."""
+    manifest, entries, files = read_manifest(site), [], {}
+    for entry, each in zip(manifest.entries, sets, strict=True):
+        data = save_tensors(each.tensors())
+        entries.append(replace(entry, gating_sha256=sha256(data)))
+        files |= Origin(site, entry, entry).files()
+        files[entry.gating_file] = data
+        files[entry.training_file] = yaml.safe_dump({**load_training(site, entry), **record}, sort_keys=False).encode()
+    changed = replace(manifest, entries=tuple(entries))
+    write_bundle(out, changed, files, overwrite)
     return changed
 
 

@@ -12,16 +12,19 @@ from dsac_ros.errors import DataError
 from dsac_ros.geometry.camera import bearings, cell_centres
 from dsac_ros.localizer import cell_depths, cell_grid
 from dsac_ros.networks.encoder import STRIDE, Encoder, image_to_tensor
+from dsac_ros.networks.gating import describe
 from dsac_ros.records import Frame
 from dsac_ros.training.augmentation import augmented_view, clean_view
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """V views of N cells each, of one camera. features_VNC: fp16. bearings_VN3: unit rays [camera frame], NaN outside of the source image.
-    depths_VN: [m] along the axis, 0 where there is none. map_from_camera_V44. cell_rad: angle that a cell takes up."""
+    """V views of N cells each, of one camera. features_VNC: fp16. descriptors_VD: for gating. bearings_VN3: unit rays [camera frame], NaN
+    outside of the source image. depths_VN: [m] along the axis, 0 where there is none. map_from_camera_V44. cell_rad: angle that a cell
+    takes up."""
 
     features_VNC: Tensor
+    descriptors_VD: Tensor
     bearings_VN3: Tensor
     depths_VN: Tensor
     map_from_camera_V44: Tensor
@@ -49,7 +52,7 @@ def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, dev
             raise DataError(f'expected frames of one camera, found {frame.camera} beside {camera}; fine-tune on the bags of one camera')
     grid, rng = cell_grid(camera), np.random.default_rng(seed)
     cells, chosen = cell_centres(grid.width, grid.height, STRIDE), grid.cells_N.numpy()
-    features, rays, depths, poses = [], [], [], []
+    features, descriptors, rays, depths, poses = [], [], [], [], []
     for frame in frames:
         for number in range(1 + augmented):
             view = (augmented_view(frame.image, grid.width, grid.height, cells, camera.fx, rng) if number
@@ -58,6 +61,7 @@ def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, dev
             inside = ((pixels > -0.5) & (pixels < [camera.width - 0.5, camera.height - 0.5])).all(-1)
             with torch.inference_mode():
                 maps = encoder(image_to_tensor(view.image).to(device))[0]
+                descriptors.append(describe(maps))
             features.append(maps.flatten(1).T[grid.cells_N.to(device)].half().clone())
             seen = np.where(inside[:, None], pixels, 0.0)
             rays.append(np.where(inside[:, None], bearings(camera, seen), np.nan))
@@ -66,4 +70,4 @@ def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, dev
             poses.append(frame.map_from_camera)
             progress()
     rays_VN3, depths_VN, poses_V44 = (torch.from_numpy(np.stack(values)).to(device) for values in (rays, depths, poses))
-    return Episodes(torch.stack(features), rays_VN3, depths_VN, poses_V44, STRIDE / grid.focal)
+    return Episodes(torch.stack(features), torch.stack(descriptors), rays_VN3, depths_VN, poses_V44, STRIDE / grid.focal)

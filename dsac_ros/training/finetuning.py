@@ -9,6 +9,7 @@ import csv
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -88,7 +89,8 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
                 raise Interrupted(f'{out}: ended before the training began; there is nothing to keep')
 
         tell(Progress('read'))
-        training, held_out = frames_of(sources, bundle, options)
+        map_from_site = np.linalg.inv(bundle.entry.site_from_map_44)
+        training, held_out = (moved(part, map_from_site) for part in frames_of(sources, bundle.frame_id, options))
         views = len(training) * (1 + options.augmented) + len(held_out)
         with progress_bar('encode', views, quiet) as bar:
             numbers = count(1)
@@ -127,22 +129,22 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
     return finished
 
 
-def frames_of(sources: list[FrameSource], bundle: MapBundle, options: FinetuningOptions) -> tuple[list[Frame], list[Frame]]:
-    """Frames for training and held out, of all sources, their poses in the frame of the sub-map; DataError where they come in another frame
-    than the map's."""
+def frames_of(sources: list[FrameSource], map_frame: str, options: FinetuningOptions) -> tuple[list[Frame], list[Frame]]:
+    """Frames for training and held out, of all sources; DataError where poses are in another frame than the map's."""
     training, held_out = [], []
-    map_from_site = np.linalg.inv(bundle.entry.site_from_map_44)
     for source in sources:
-        if source.map_frame != bundle.frame_id:
+        if source.map_frame != map_frame:
             raise DataError(f'{getattr(source, "path", "the data")}: poses in frame {source.map_frame!r}, the map is in '
-                            f'{bundle.frame_id!r}; use a recording localised in the frame of the map, or --map-frame')
+                            f'{map_frame!r}; use a recording localised in the frame of the map, or --map-frame')
         parts = read_frames(source, options)
         training += parts[0]
         held_out += parts[1]
-    if not np.array_equal(map_from_site, np.eye(4)):
-        training, held_out = ([replace(frame, map_from_camera=map_from_site @ frame.map_from_camera) for frame in part]
-                              for part in (training, held_out))
     return training, held_out
+
+
+def moved(frames: list[Frame], other_from_map: np.ndarray) -> list[Frame]:
+    """With their poses in another frame."""
+    return [replace(frame, map_from_camera=other_from_map @ frame.map_from_camera) for frame in frames]
 
 
 def begin(bundle: MapBundle, options: FinetuningOptions, episodes: Episodes, watched: Episodes, team: Team) -> State:
@@ -242,18 +244,24 @@ def held_out_losses(expert: Expert, watched: Episodes, options: FinetuningOption
     made of."""
     losses, distances, angles = [], [], []
     for first in range(0, len(watched), options.batch):
-        batch = watched.some(torch.arange(first, min(first + options.batch, len(watched))))
-        cells, weights_BN = predict(expert, batch, options)
-        sets = ESTIMATOR.hypotheses_rgb if options.rgb_only else ESTIMATOR.hypotheses_rgbd
-        draws_BK3 = uniform_draws(range(first, first + len(batch)), sets, weights_BN.device)
-        found = estimate(searched_by_angle(cells, ESTIMATOR), weights_BN, draws_BK3, ESTIMATOR)
-        poses_B44 = se3.inverse(finished_by_angle(cells, found, ESTIMATOR).camera_from_map_B44)
+        seeds = range(first, min(first + options.batch, len(watched)))
+        batch = watched.some(torch.tensor(seeds))
+        poses_B44 = localised(expert, batch, seeds, options)
         truths_B44 = batch.map_from_camera_V44
         losses.append(pose_loss(poses_B44[:, None], truths_B44, cut_off=options.cut_off))
         distances.append((poses_B44 - truths_B44)[:, :3, 3].norm(dim=-1))
         angles.append(se3.rotation_angle(truths_B44[:, :3, :3].mT @ poses_B44[:, :3, :3]))
     return {'held_out': torch.cat(losses).mean().item(), 'held_out_cm': 100 * torch.cat(distances).median().item(),
             'held_out_deg': math.degrees(torch.cat(angles).median().item())}
+
+
+@torch.no_grad()
+def localised(expert: Expert, batch: Episodes, seeds: Sequence[int], options: FinetuningOptions) -> Tensor:
+    """map_from_camera (B, 4, 4) by the cells, as the localizer solves them."""
+    cells, weights_BN = predict(expert, batch, options)
+    sets = ESTIMATOR.hypotheses_rgb if options.rgb_only else ESTIMATOR.hypotheses_rgbd
+    found = estimate(searched_by_angle(cells, ESTIMATOR), weights_BN, uniform_draws(seeds, sets, weights_BN.device), ESTIMATOR)
+    return se3.inverse(finished_by_angle(cells, found, ESTIMATOR).camera_from_map_B44)
 
 
 def look(state: State, watched: Episodes, options: FinetuningOptions) -> None:
