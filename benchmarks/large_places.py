@@ -128,7 +128,7 @@ def gate(folder: Path, places: Sequence[Place], modality: str, most: int) -> Non
     entries = {entry.name: entry for entry in manifest.entries}
     sources = [Placed(place.mapped(), entries[file_name(place)].site_from_map_44, manifest.frame_id) for place in places]
     options = FinetuningOptions(modality=modality, max_frames=most, held_out_share=0.2)
-    before, after = train_gating(folder / 'site.dsacmap', sources, folder / 'gated.dsacmap', options, 'cpu', True)
+    before, after = train_gating(folder / 'site.dsacmap', sources, folder / 'gated.dsacmap', options, 'cpu', overwrite=True, quiet=True)
     print(f'held out: {before}, then {after}')
 
 

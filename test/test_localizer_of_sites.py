@@ -39,6 +39,9 @@ class Told(Gating):
     def probabilities(self, descriptor_D: torch.Tensor, prior_E: torch.Tensor | None = None) -> torch.Tensor:
         return self.said
 
+    def look_alikes(self, expert: int) -> list[int]:
+        return []
+
 
 def told(*probabilities: float, gating: GatingOptions = GatingOptions(), **options: object) -> Localizer:
     made = Localizer.from_map(rooms.tiny_site(), 'cpu', EstimatorOptions(**options), gating=gating)

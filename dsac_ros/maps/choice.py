@@ -17,7 +17,7 @@ from dsac_ros.maps.site import Site, SubMaps
 from dsac_ros.networks.expert import Expert
 from dsac_ros.networks.gating import Gating, Prototypes, describe
 from dsac_ros.ransac.correspondences import Correspondences
-from dsac_ros.ransac.experts import parts_of_budget
+from dsac_ros.ransac.experts import parts_of_budget, with_look_alikes
 from dsac_ros.ransac.sampling import uniform_draws
 from dsac_ros.records import Guess
 
@@ -95,7 +95,9 @@ class Choice:
         if not readable:
             raise MapError('no sub-map of the map can be read; `dsac-ros maps verify` says what is wrong with each')
         parts = parts_of_budget(gated_E1[readable], self.options.parts, self.options.most_experts, offset)
-        return gated_E1, {readable[index]: count for index, count in parts.items()}
+        parts = {readable[index]: count for index, count in parts.items()}
+        alike = [index for index in self.gating.look_alikes(next(iter(parts))) if index not in self.unreadable]
+        return gated_E1, with_look_alikes(parts, alike)
 
     def attempts(self, parts: Mapping[int, int], expected: Attempt | None, sight: Future[Sight] | None) -> list[Attempt]:
         """One for each sub-map that gets a part of the budget, in that order."""

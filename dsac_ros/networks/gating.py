@@ -23,6 +23,7 @@ DIMENSIONS = CHANNELS
 PROTOTYPES = 32  # of one expert, at the most
 ITERATIONS = 20  # of k-means
 TEMPERATURE = 0.040  # of the similarity to the nearest prototype
+LOOK_ALIKE = 0.55  # mean similarity of prototypes to the nearest of another expert: 0.68 of near-twins, else 0.43 at most (20 places)
 NONE_LOGIT = 0.34 / TEMPERATURE
 
 
@@ -89,6 +90,19 @@ class Gating:
         owners = [torch.full((len(each.descriptors_MD),), index) for index, each in enumerate(prototypes)]
         self.owners_S = torch.cat(owners).to(self.descriptors_SD.device)
         self.experts, self.temperature, self.none_logit = len(prototypes), temperature, none_logit
+        self._look_alikes: dict[int, list[int]] = {}
+
+    def look_alikes(self, expert: int) -> list[int]:
+        """The other experts whose prototypes are so near to those of this one, and the other way round, that an image tells little."""
+        if expert not in self._look_alikes:
+            own_MD = self.descriptors_SD[self.owners_S == expert]
+            nearest_S = (self.descriptors_SD @ own_MD.T).amax(1)
+            counts_E = self.owners_S.bincount(minlength=self.experts)
+            back_E = nearest_S.new_zeros(self.experts).index_add_(0, self.owners_S, nearest_S) / counts_E
+            both_E = torch.minimum(self.similarities(own_MD).mean(0), back_E)
+            both_E[expert] = -1.0
+            self._look_alikes[expert] = (both_E > LOOK_ALIKE).nonzero().flatten().tolist()
+        return self._look_alikes[expert]
 
     def similarities(self, descriptors_D: Tensor) -> Tensor:
         """(..., D) -> (..., E): of the nearest prototype of each expert."""

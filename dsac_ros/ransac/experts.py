@@ -5,7 +5,7 @@ odds as the score is, and they add up to a posterior.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 import numpy as np
@@ -33,6 +33,13 @@ def parts_of_budget(probabilities_E: np.ndarray, parts: int, most: int, offset: 
     chosen = draw_minimal_sets(weights, systematic_draws(torch.tensor([offset], dtype=torch.float64), parts)[..., None])
     counts = torch.bincount(chosen.flatten(), minlength=len(kept)).tolist()
     return {int(expert): count for expert, count in zip(kept, counts) if count}
+
+
+def with_look_alikes(parts: Mapping[int, int], alike: Sequence[int]) -> dict[int, int]:
+    """The same parts, one of those of the first expert given to each expert that looks like it and has none: there gating is no judge."""
+    (first, count), *others = parts.items()
+    added = [expert for expert in alike if expert not in parts][:count - 1]
+    return {first: count - len(added), **dict.fromkeys(added, 1), **dict(others)}
 
 
 def draws_of_parts(draws_1K3: Tensor, parts: list[int], budget: int) -> Tensor:

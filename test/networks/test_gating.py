@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from dsac_ros.data.synthetic import SyntheticSource
 from dsac_ros.networks.encoder import CHANNELS, image_to_tensor, shared_encoder
-from dsac_ros.networks.gating import DIMENSIONS, PROTOTYPES, Gating, Prototypes, describe, prototypes, shipped_whitening
+from dsac_ros.networks.gating import DIMENSIONS, LOOK_ALIKE, PROTOTYPES, Gating, Prototypes, describe, prototypes, shipped_whitening
 
 
 def directions(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -82,3 +82,15 @@ def test_rooms_are_told_apart_and_a_black_image_is_of_none() -> None:
     with torch.inference_mode():
         black = describe(shared_encoder('cpu')(torch.zeros(1, 3, 192, 256, dtype=torch.uint8))[0])
     assert gating.probabilities(black)[2] > 0.5
+
+
+def test_look_alikes_are_near_both_ways() -> None:
+    """Two places that share all but some noise, one that has a part of the first, and one of its own."""
+    first = directions(8, DIMENSIONS)
+    twin = normalize(first + 0.5 * directions(8, DIMENSIONS, seed=2), dim=1)
+    larger = torch.cat([first[:4], directions(28, DIMENSIONS, seed=3)])
+    gating = Gating([Prototypes(each) for each in (first, larger, directions(5, DIMENSIONS, seed=4), twin)])
+    assert [gating.look_alikes(expert) for expert in range(4)] == [[3], [], [], [0]]
+    for expert, sets in ((3, twin), (1, larger)):
+        both = min((first @ sets.T).amax(1).mean(), (sets @ first.T).amax(1).mean())
+        assert (both > LOOK_ALIKE) == (expert in gating.look_alikes(0))

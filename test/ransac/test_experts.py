@@ -14,7 +14,7 @@ from dsac_ros.geometry import se3
 from dsac_ros.ransac.cells import cell_problem, searched_by_angle
 from dsac_ros.ransac.correspondences import stacked
 from dsac_ros.ransac.estimator import estimate, generate
-from dsac_ros.ransac.experts import added, agreement, draws_of_parts, parts_of_budget, posterior, problem_of
+from dsac_ros.ransac.experts import added, agreement, draws_of_parts, parts_of_budget, posterior, problem_of, with_look_alikes
 from dsac_ros.ransac.sampling import uniform_draws
 
 OPTIONS = EstimatorOptions()
@@ -120,3 +120,9 @@ def test_one_problem_of_a_batch() -> None:
         for name in names:
             assert torch.equal(getattr(problem_of(batch, row), name), getattr(each, name))
     assert problem_of(problems[0], 0) is problems[0]
+
+
+def test_look_alikes_get_a_part_of_the_first() -> None:
+    assert list(with_look_alikes({3: 6, 1: 2}, [1, 5, 7]).items()) == [(3, 4), (5, 1), (7, 1), (1, 2)]
+    assert with_look_alikes({3: 2, 1: 6}, [5, 7]) == {3: 1, 5: 1, 1: 6} and with_look_alikes({3: 1, 1: 7}, [5]) == {3: 1, 1: 7}
+    assert with_look_alikes({3: 8}, []) == {3: 8}
