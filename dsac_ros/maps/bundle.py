@@ -218,6 +218,7 @@ def _landmarks(file: Path, tensors: dict[str, torch.Tensor]) -> Landmarks:
 
 
 def _compact(expert: Expert) -> dict[str, torch.Tensor]:
-    """Weights as float16 (their rounding is far below the noise of training), buffers, which hold metres, as float32."""
-    buffers = {name for name, _ in expert.named_buffers()}
-    return {name: (value.float() if name in buffers else value.half()).cpu().contiguous() for name, value in expert.state_dict().items()}
+    """Weights as float16 (their rounding is far below the noise of training) where they fit, buffers, which hold metres, as float32."""
+    whole = {name for name, _ in expert.named_buffers()}
+    whole |= {name for name, value in expert.named_parameters() if value.abs().max() > torch.finfo(torch.float16).max}
+    return {name: (value.float() if name in whole else value.half()).cpu().contiguous() for name, value in expert.state_dict().items()}

@@ -6,6 +6,7 @@ NG-RANSAC (Brachmann & Rother 2019), as the weight in the refinement and as the 
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -41,7 +42,9 @@ class Expert(nn.Module):
         x = self.last(x)
         logits_NM, offsets_N3, log_scales_N = x[..., :-4], x[..., -4:-1], x[..., -1]
         coordinates_N3 = logits_NM.softmax(-1) @ self.centres + offsets_N3 * self.offset_scale
-        return coordinates_N3, (log_scales_N - 2).exp().clamp(MIN_SCALE, MAX_SCALE), logits_NM
+        # Far beyond the limit exp and its gradient are infinite, and the zero of clamp times that is no number.
+        scales_N = (log_scales_N - 2).clamp(max=math.log(2 * MAX_SCALE)).exp().clamp(MIN_SCALE, MAX_SCALE)
+        return coordinates_N3, scales_N, logits_NM
 
 
 def predict(experts: Sequence[Expert], features_NC: Tensor) -> tuple[Tensor, Tensor]:

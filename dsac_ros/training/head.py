@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsac_ros.config import MappingOptions
+from dsac_ros.errors import DataError
 from dsac_ros.networks.expert import CLUSTERS, Expert
 from dsac_ros.progress import progress_bar
 from dsac_ros.training.budget import Budget
@@ -31,7 +32,8 @@ class Head:
 
 
 def train_head(buffer: Buffer, options: MappingOptions, budget: Budget, stopped: Callable[[], bool], quiet: bool = False) -> Head:
-    """AdamW with one cycle of the learning rate over the budget or MIN_SECONDS, or over options.steps: there is always a head."""
+    """AdamW with one cycle of the learning rate over the budget or MIN_SECONDS, or over options.steps: there is always a head, or a
+    DataError where it has numbers that are none."""
     generator = torch.Generator().manual_seed(options.seed)
     torch.manual_seed(options.seed)
     expert = new_expert(buffer, options.width).to(buffer.features_SC.device)
@@ -60,6 +62,9 @@ def train_head(buffer: Buffer, options: MappingOptions, budget: Budget, stopped:
             if step % 50 == 0:
                 progress.set_postfix_str(f'coordinate error {100 * torch.stack(errors).nanmean().item():.1f} cm', refresh=False)
                 progress.update(round(100 * done, 1) - progress.n)
+    if not all(value.isfinite().all() for value in expert.state_dict().values()):
+        raise DataError(f'training diverged within {step} steps; lower --set learning_rate (now {options.learning_rate:g}), '
+                        'or give it more time')
     median = torch.stack(errors).nanmean().item() if errors else math.nan
     return Head(expert.eval().requires_grad_(False), step, median, stopped())
 

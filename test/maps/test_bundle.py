@@ -19,7 +19,7 @@ from small import FACTORS, expert, landmarks, prototypes, saved
 
 from dsac_ros.errors import MapError
 from dsac_ros.maps import bundle as module
-from dsac_ros.maps.bundle import load_map
+from dsac_ros.maps.bundle import load_map, save_map
 from dsac_ros.networks.encoder import CHANNELS
 
 
@@ -417,3 +417,12 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(MapError, match='Permission denied'):
         saved(tmp_path / 'm.dsacmap')
+
+
+def test_weights_beyond_float16_are_kept(tmp_path: Path) -> None:
+    large = expert()
+    large.last.weight.data[0, 0] = 1e5
+    save_map(tmp_path / 'm.dsacmap', 'map', 'room', large, None, FACTORS, [0.0] * 3, [1.0] * 3, {})
+    loaded = load_map(tmp_path / 'm.dsacmap').expert
+    assert loaded.last.weight[0, 0] == 1e5
+    torch.testing.assert_close(loaded.state_dict(), large.state_dict(), rtol=1e-3, atol=1e-4)

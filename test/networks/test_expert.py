@@ -64,3 +64,11 @@ def test_several_experts_in_one_batch_are_each_by_itself() -> None:
                 torch.testing.assert_close(scales[i], alone[1], rtol=1e-5, atol=1e-6)
         assert torch.equal(predict(same[:1], features)[0][0], same[0](features)[0])
     assert not torch.allclose(points[0], predict(same[1:2], features)[0][0], atol=1e-2)
+
+
+def test_gradients_are_finite_however_unsure_a_cell_is() -> None:
+    head = expert()
+    head.last.bias.data[-1] = 200.0  # exp of it is infinite in float32
+    points, scales, _ = head(torch.randn(20, 10))
+    (points.square().sum() + scales.log().sum()).backward()
+    assert (scales == MAX_SCALE).all() and all(value.grad.isfinite().all() for value in head.parameters())

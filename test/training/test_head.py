@@ -9,6 +9,7 @@ import torch
 from scipy.cluster.vq import vq
 
 from dsac_ros.config import MappingOptions
+from dsac_ros.errors import DataError
 from dsac_ros.training.budget import Budget
 from dsac_ros.training.buffer import Buffer
 from dsac_ros.training.head import k_means, new_expert, one_cycle, train_head
@@ -117,3 +118,10 @@ def test_one_cycle() -> None:
     assert 90 <= peak <= 110 and rates[peak] == pytest.approx(1.0, abs=0.01)
     assert rates[0] < 0.1 and rates[-1] < 0.01 and min(rates) > 0
     assert rates[:peak] == sorted(rates[:peak]) and rates[peak + 1:] == sorted(rates[peak + 1:], reverse=True)
+
+
+def test_a_training_that_diverges_leaves_no_head() -> None:
+    broken = buffer()
+    broken.targets_S3[:] = 1e38  # its square is infinite
+    with pytest.raises(DataError, match='diverged.*learning_rate'):
+        train_head(broken, MappingOptions(steps=20), Budget(1e3), lambda: False, quiet=True)
