@@ -17,11 +17,12 @@ import numpy as np
 
 from dsac_ros.data.opening import open_source
 from dsac_ros.errors import ConfigError, DsacError
-from dsac_ros.evaluation.metrics import FALSE_ACCEPT_DEG, FALSE_ACCEPT_M, pose_error
+from dsac_ros.evaluation.metrics import pose_error
 from dsac_ros.localizer import Localizer
 from dsac_ros.records import Frame
 
 MODALITIES = ('rgb', 'rgbd')
+WRONG_M, WRONG_DEG = 0.25, 5.0
 Damage = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -100,7 +101,7 @@ def asked(localizer: Localizer, frames: Iterable[Frame], modality: str, is_there
         count.frames += 1
         if estimate.verdict.accepted:
             count.accepted += 1
-            count.wrong += metres > FALSE_ACCEPT_M or degrees > FALSE_ACCEPT_DEG
+            count.wrong += metres > WRONG_M or degrees > WRONG_DEG
             count.exact += metres < 0.05 and degrees < 5.0
     return count
 
@@ -123,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(f'{options.good}: no frame has a reference pose')
         kinds = chain([('good', good, True)], damaged(good), ((other, frames_of(other), False) for other in options.others))
         columns = ' | '.join(f'{modality}: accepted %, within 5 cm 5 deg %, wrong' for modality in MODALITIES)
-        print(f'{options.map}, {options.good}; wrong: more than {FALSE_ACCEPT_M} m or {FALSE_ACCEPT_DEG} degrees off, or of another place\n'
+        print(f'{options.map}, {options.good}; wrong: more than {WRONG_M} m or {WRONG_DEG} degrees off, or of another place\n'
               f'| frames | number | {columns} |\n|---|---|---|---|')
         total = {modality: Count() for modality in MODALITIES}
         localizer = Localizer.from_map(options.map, 'cpu')
