@@ -43,6 +43,7 @@ from dsac_ros.training.gating import train_gating
 from dsac_ros.training.mapping import map_source
 
 APART_M = 30.0
+UNLIKE = 2.0  # noise over descriptor: what it leaves of the likeness of a copy is that of rooms that have nothing to do with each other
 LOOK = Look(640, 480, 400.0, 200, 24)
 TOP_ONE = GatingOptions(most_experts=1, parts=1)
 WITHIN_M, WITHIN_DEG = 0.05, 5.0
@@ -205,7 +206,7 @@ def copies(site: Site, count: int) -> Site:
         entry, each = site.entries[index % few], site.prototypes[index % few]
         if index >= few:
             entry = replace(entry, name=f'{entry.name}-{index}', site_from_map=apart(index)[:3].tolist())
-            noise = torch.randn(each.descriptors_MD.shape, generator=generator)
+            noise = UNLIKE * torch.randn(each.descriptors_MD.shape, generator=generator)
             each = Prototypes(torch.nn.functional.normalize(each.descriptors_MD + noise / each.descriptors_MD.shape[1] ** 0.5, dim=1))
         entries.append(entry)
         sets.append(each)

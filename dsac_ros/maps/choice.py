@@ -97,7 +97,7 @@ class Choice:
         parts = parts_of_budget(gated_E1[readable], self.options.parts, self.options.most_experts, offset)
         parts = {readable[index]: count for index, count in parts.items()}
         alike = [index for index in self.gating.look_alikes(next(iter(parts))) if index not in self.unreadable]
-        return gated_E1, with_look_alikes(parts, alike)
+        return gated_E1, with_look_alikes(parts, alike, self.options.most_experts)
 
     def attempts(self, parts: Mapping[int, int], expected: Attempt | None, sight: Future[Sight] | None) -> list[Attempt]:
         """One for each sub-map that gets a part of the budget, in that order."""

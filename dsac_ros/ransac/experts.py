@@ -35,11 +35,16 @@ def parts_of_budget(probabilities_E: np.ndarray, parts: int, most: int, offset: 
     return {int(expert): count for expert, count in zip(kept, counts) if count}
 
 
-def with_look_alikes(parts: Mapping[int, int], alike: Sequence[int]) -> dict[int, int]:
-    """The same parts, one of those of the first expert given to each expert that looks like it and has none: there gating is no judge."""
+def with_look_alikes(parts: Mapping[int, int], alike: Sequence[int], most: int) -> dict[int, int]:
+    """The same parts, with one for each expert that looks like the first, where gating is no judge: of those of the first, and in the place
+    of the least probable ones where there are more than `most` experts then."""
     (first, count), *others = parts.items()
-    added = [expert for expert in alike if expert not in parts][:count - 1]
-    return {first: count - len(added), **dict.fromkeys(added, 1), **dict(others)}
+    added = [expert for expert in alike if expert not in parts][:most - 1]
+    others.sort(key=lambda part: part[0] not in alike)
+    kept = others[:most - 1 - len(added)]
+    count += sum(others_count for _, others_count in others[len(kept):])
+    added = added[:count - 1]
+    return {first: count - len(added), **dict.fromkeys(added, 1), **dict(kept)}
 
 
 def draws_of_parts(draws_1K3: Tensor, parts: list[int], budget: int) -> Tensor:

@@ -123,6 +123,11 @@ def test_one_problem_of_a_batch() -> None:
 
 
 def test_look_alikes_get_a_part_of_the_first() -> None:
-    assert list(with_look_alikes({3: 6, 1: 2}, [1, 5, 7]).items()) == [(3, 4), (5, 1), (7, 1), (1, 2)]
-    assert with_look_alikes({3: 2, 1: 6}, [5, 7]) == {3: 1, 5: 1, 1: 6} and with_look_alikes({3: 1, 1: 7}, [5]) == {3: 1, 1: 7}
-    assert with_look_alikes({3: 8}, []) == {3: 8}
+    assert list(with_look_alikes({3: 6, 1: 2}, [1, 5, 7], 4).items()) == [(3, 4), (5, 1), (7, 1), (1, 2)]
+    assert with_look_alikes({3: 2, 1: 6}, [5, 7], 4) == {3: 1, 5: 1, 1: 6} and with_look_alikes({3: 1, 1: 7}, [5], 4) == {3: 1, 1: 7}
+    assert with_look_alikes({3: 8}, [], 4) == {3: 8} and with_look_alikes({3: 8}, [1, 2], 1) == {3: 8}
+
+
+def test_look_alikes_take_the_place_of_the_least_probable() -> None:
+    assert with_look_alikes({3: 4, 1: 2, 2: 1, 9: 1}, [5], 4) == {3: 4, 5: 1, 1: 2, 2: 1}
+    assert with_look_alikes({3: 4, 1: 2, 2: 1, 9: 1}, [9, 5], 3) == {3: 6, 5: 1, 9: 1}
