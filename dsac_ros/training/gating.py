@@ -59,7 +59,7 @@ def train_gating(path: str | Path, sources: list[FrameSource], out: str | Path, 
 
     Args:
         sources: recordings with poses in the frame of the site, of all places that are to be told apart; of one camera each.
-        options: modality, max_frames of each source, held_out_share, cut_off and seed count.
+        options: of these modality, max_frames (of each source), held_out_share, cut_off and seed are used.
 
     Raises DataError, MapError.
     """
