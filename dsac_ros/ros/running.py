@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -18,6 +19,7 @@ from dsac_ros.errors import ConfigError, DsacError
 from dsac_ros.ros.complaints import Complaints
 
 WAKE_S = 0.5
+PATIENCE_S = 1.0  # with what the main thread is at when a signal has come
 
 
 class Ending(Protocol):
@@ -33,10 +35,11 @@ N = TypeVar('N', bound=Ending)
 
 def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments: list[str] | None = None) -> int:
     """Make a node, start it and run until SIGINT or SIGTERM (0), or say in one line why it cannot (1)."""
-    node, code = None, 0
+    node, code, leaving = None, 0, threading.Event()
     try:
         _init(arguments)
         node = make()
+        threading.Thread(target=_hurry, args=(node.context, leaving), name='hurry', daemon=True).start()
         if start(node):
             spin(node)
         else:
@@ -51,6 +54,7 @@ def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments:
         if node is None or node.context.ok():
             raise
     finally:
+        leaving.set()
         # An impatient second Ctrl-C must not turn an orderly end into a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         ended = node is None or node.end()
@@ -61,6 +65,21 @@ def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _hurry(context: Context, leaving: threading.Event) -> None:
+    """End the process where the main thread does not come to leave soon after its context has ended.
+
+    Configuring is importing torch and reading a map; on a machine that has to read these from disk it takes seconds, cannot be
+    interrupted, and leaves nothing that would be lost.
+    """
+    while not leaving.wait(WAKE_S / 2):
+        if not context.ok():
+            if not leaving.wait(PATIENCE_S):
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(0)
+            return
 
 
 def _init(arguments: list[str] | None) -> None:
