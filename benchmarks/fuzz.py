@@ -29,6 +29,7 @@ from rclpy.context import Context
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
+from benchmarks.integrity import WRONG_DEG, WRONG_M
 from dsac_ros.config import MappingOptions
 from dsac_ros.data.opening import open_source
 from dsac_ros.data.synthetic import SyntheticSource
@@ -43,7 +44,6 @@ from dsac_ros.ros.messages import stamped_transform, time_message
 from dsac_ros.tracking.drift import displacement
 from dsac_ros.training.mapping import map_source
 
-WRONG_M, WRONG_DEG = 0.25, 5.0
 GIVE_UP_S = 60.0  # a message that takes so long is a hang, however busy the machine
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 300_000_000  # between images; below state.lost_after

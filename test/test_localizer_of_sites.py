@@ -85,6 +85,14 @@ def test_an_expert_without_hypotheses_is_not_run_nor_read() -> None:
     assert made.choice.sub_maps.ready(1) and not made.choice.sub_maps.ready(0)
 
 
+def test_a_look_alike_is_run_also_where_gating_is_sure() -> None:
+    made = told(0.0, 0.999, 0.001)
+    made.choice.gating.look_alikes = lambda expert: [1 - expert]
+    for frame in rooms.tiny_frames(1)[::12]:
+        assert made.localize(frame, 'rgb').expert == 'tiny'  # geometry decides
+    assert made.choice.sub_maps.ready(0) and made.choice.sub_maps.ready(1)
+
+
 def test_a_damaged_sub_map_costs_one_frame_and_not_those_of_others(tmp_path: Path) -> None:
     site = shutil.copytree(rooms.tiny_site(), tmp_path / 'site.dsacmap')
     file = site / 'experts' / 'tiny2.safetensors'

@@ -100,8 +100,12 @@ def _merge(options: argparse.Namespace) -> int:
 def _gate(options: argparse.Namespace) -> int:
     from dsac_ros.config import FinetuningOptions
     from dsac_ros.data.opening import source_from
+    from dsac_ros.errors import ConfigError
     from dsac_ros.training.gating import train_gating
+    from dsac_ros.training.mapping import MIN_FRAMES
 
+    if options.frames < MIN_FRAMES:
+        raise ConfigError(f'--frames: expected {MIN_FRAMES} or more of each source, found {options.frames}')
     sources = [source_from(path, options, require_poses=True, load_depth=False) for path in options.sources]
     training = FinetuningOptions(max_frames=options.frames, held_out_share=HELD_OUT)
     before, after = train_gating(options.site, sources, options.out, training, options.device, options.overwrite)

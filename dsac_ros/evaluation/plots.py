@@ -6,6 +6,7 @@ from typing import Sequence
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
@@ -46,9 +47,7 @@ def trajectory(results: Sequence[FrameResult]) -> bytes | None:
     right, ahead, labels = _view_from_above(poses)
     flat = np.array([p[[right, ahead], 3] for p in poses])
     low, high = _window(flat)
-    width, height = high - low
-    figure = Figure(figsize=(9.5, float(np.clip(8.5 * height / width + 1.3, 3.2, 7.5))), layout='constrained')
-    axes = figure.add_subplot()
+    figure, axes = _floor(low, high, labels)
     line = _broken_line(results, right, ahead)
     axes.plot(line[:, 0], line[:, 1], color=REFERENCE, linewidth=2.2, zorder=1)
     handles = [Line2D([], [], color=REFERENCE, linewidth=2.2, label='reference')]
@@ -67,9 +66,6 @@ def trajectory(results: Sequence[FrameResult]) -> bytes | None:
         axes.add_collection(LineCollection(links, colors=colour, linewidths=0.7, alpha=0.7, zorder=2), autolim=False)
     if outside:
         handles.append(Line2D([], [], linestyle='', label=f'{outside} outside of the window'))
-    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=labels[0], ylabel=labels[1])
-    axes.set_aspect('equal')
-    axes.grid(alpha=0.3)
     figure.legend(handles=handles, loc='outside lower center', ncols=3, frameon=False)
     return _png(figure)
 
@@ -85,12 +81,10 @@ def coverage(results: Sequence[FrameResult]) -> bytes | None:
     looks = np.array([r.reference[[right, ahead], 2] for r in known])  # the optical axis
     errors = counted_errors(known)[:, 0]
     low, high = _window(places)
-    width, height = high - low
-    figure = Figure(figsize=(9.5, float(np.clip(8.5 * height / width + 1.3, 3.2, 7.5))), layout='constrained')
-    axes = figure.add_subplot()
-    length = 0.04 * max(width, height)
+    figure, axes = _floor(low, high, labels)
+    length = 0.04 * (high - low).max()
     answered = np.isfinite(errors)
-    order = np.argsort(np.where(answered, errors, np.inf), kind='stable')  # the worst on top
+    order = np.argsort(errors, kind='stable')  # the worst on top
     scale = LogNorm(*COVERAGE_M, clip=True)
     colours = colormaps['viridis_r'](scale(np.where(answered, errors, COVERAGE_M[1])))
     colours[~answered] = to_rgba(BAD)
@@ -99,9 +93,6 @@ def coverage(results: Sequence[FrameResult]) -> bytes | None:
     for chosen, marker, size in ((answered, 'o', 16), (~answered, 'X', 34)):
         kept = order[chosen[order]]
         axes.scatter(*places[kept].T, s=size, marker=marker, c=colours[kept], zorder=3)
-    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=labels[0], ylabel=labels[1])
-    axes.set_aspect('equal')
-    axes.grid(alpha=0.3)
     figure.colorbar(ScalarMappable(scale, 'viridis_r'), ax=axes, label='translation error [m]', format='{x:g}')
     handles = [Line2D([], [], color=BAD, marker='X', linestyle='', label=f'no answer ({int((~answered).sum())})'),
                Line2D([], [], color='black', marker='o', label='camera, and where it looks')]
@@ -215,6 +206,17 @@ def _window(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     low, high = points.min(0), points.max(0)
     margin = 0.15 * max(float((high - low).max()), 0.2)
     return low - margin, high + margin
+
+
+def _floor(low: np.ndarray, high: np.ndarray, labels: tuple[str, str]) -> tuple[Figure, Axes]:
+    """An empty plan of this window, both axes to one scale."""
+    width, height = high - low
+    figure = Figure(figsize=(9.5, float(np.clip(8.5 * height / width + 1.3, 3.2, 7.5))), layout='constrained')
+    axes = figure.add_subplot()
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xlabel=labels[0], ylabel=labels[1])
+    axes.set_aspect('equal')
+    axes.grid(alpha=0.3)
+    return figure, axes
 
 
 def _mark_limits(draw: object, values: Sequence[float]) -> None:

@@ -10,7 +10,6 @@ import time
 # As an import does, sleep goes on after rclpy's handler of the signal.
 SLOW = '''
 import sys, time
-import rclpy
 from rclpy.node import Node
 from dsac_ros.ros.running import run
 
@@ -30,7 +29,10 @@ sys.exit(run('slow', lambda: Slow('slow'), start, []))
 def test_a_signal_ends_a_process_that_is_busy_starting() -> None:
     process = subprocess.Popen([sys.executable, '-c', SLOW], stdout=subprocess.PIPE, text=True,
                                env=os.environ | {'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)})
-    assert process.stdout.readline() == 'started\n'
-    begun_s = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20.0) == 0 and time.monotonic() - begun_s < 10.0
+    try:
+        assert process.stdout.readline() == 'started\n'
+        begun_s = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20.0) == 0 and time.monotonic() - begun_s < 10.0
+    finally:
+        process.kill()
