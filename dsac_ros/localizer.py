@@ -4,6 +4,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dsac_ros.config import EstimatorOptions, GatingOptions, IntegrityOptions
-from dsac_ros.errors import ConfigError
+from dsac_ros.errors import ConfigError, MapError
 from dsac_ros.geometry import se3
 from dsac_ros.geometry.camera import bearings, cell_centres
 from dsac_ros.landmarks.positioning import ByLandmarks, View, look
@@ -152,7 +153,10 @@ class Localizer:
         shape = (camera.height, camera.width)
         depth = np.ones(shape, np.float32) if modality == 'rgbd' else None
         for stamp in range(1, 4):
-            self.localize(Frame(np.zeros((*shape, 3), np.uint8), camera, stamp, depth), modality)
+            # Of a blank frame chance says which sub-maps it is tried in: a damaged one is for the frames that need it to tell of.
+            with suppress(MapError):
+                self.localize(Frame(np.zeros((*shape, 3), np.uint8), camera, stamp, depth), modality)
+        self.choice.unreadable.clear()
 
     @torch.inference_mode()
     def localize(self, frame: Frame, modality: str, guess: Guess | None = None, prior: Mapping[str, float] | None = None) -> Estimate:

@@ -1,6 +1,8 @@
 """The real node over real DDS, fed with good and bad messages, one at a time."""
 from __future__ import annotations
 
+import shutil
+import sys
 import threading
 import time
 from array import array
@@ -32,6 +34,9 @@ from dsac_ros.ros.messages import matrix_from_pose  # noqa: E402
 from dsac_ros.ros.running import spin  # noqa: E402
 from dsac_ros.tracking.state import State  # noqa: E402
 from dsac_ros.tracking.tracker import Tracker  # noqa: E402
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import rooms  # noqa: E402
 
 pytestmark = pytest.mark.ros
 ANSWER_S = 30.0  # generous: other work shares the machine
@@ -148,6 +153,17 @@ def test_tracking(running: Callable[..., Any], frames: list[Frame]) -> None:
     assert [status.modality for status in statuses] == ['rgbd', 'rgb', 'rgb', 'rgb', 'rgbd']
     assert [status.state for status in statuses] == [getattr(LocalizationStatus, name) for name in (
         'TRACKING', 'TRACKING', 'DEGRADED', 'TRACKING', 'TRACKING')]
+
+
+def test_a_damaged_sub_map_is_named_once_and_the_others_go_on(running: Callable[..., Any], tmp_path: Path) -> None:
+    site = shutil.copytree(rooms.tiny_site(), tmp_path / 'site.dsacmap')
+    file = site / 'experts' / 'tiny2.safetensors'
+    file.write_bytes(file.read_bytes()[:-1])
+    with running(map=str(site)) as player:
+        statuses = [show(player, rooms.in_site(frame, 2)) for frame in rooms.tiny_frames(2)[::9]]
+        assert sum(refused(status, 'damaged_sub_map') for status in statuses) == 1
+        assert not any(status.accepted or status.reasons[0].startswith('internal_error') for status in statuses)
+        assert any(show(player, frame).accepted for frame in rooms.tiny_frames(1)[::9])
 
 
 def test_tf_carries_the_pose(running: Callable[..., Any], frames: list[Frame]) -> None:
