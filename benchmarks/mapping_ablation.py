@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -49,7 +49,8 @@ SUITES = {
 CELLS_ALONE = {'estimator.landmarks': False, 'integrity.min_inliers': 0.0, 'integrity.min_inlier_ratio': 0.0, 'integrity.min_spread': 0.0,
                'integrity.max_position_deviation': 1e3, 'integrity.max_rotation_deviation': 10.0, 'integrity.map_margin': 1e4}
 # Query -> modality and options of the localizer.
-QUERIES: dict[str, tuple[str, dict[str, Any]]] = {
+Queries = dict[str, tuple[str, dict[str, Any]]]
+QUERIES: Queries = {
     'RGB': ('rgb', {}), 'RGB-D': ('rgbd', {}),
     'RGB, cells alone': ('rgb', CELLS_ALONE), 'RGB-D, cells alone': ('rgbd', CELLS_ALONE)}
 
@@ -89,10 +90,10 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
     return {'job': asdict(job), **record, 'tests': [test for split in job.tests for test in tested(job, split, path)]}
 
 
-def tested(job: Job, split: str | None, path: Path) -> Iterator[dict[str, Any]]:
+def tested(job: Job, split: str | None, path: Path, queries: Queries = QUERIES) -> Iterator[dict[str, Any]]:
     """The metrics of one split for each query that it and the map allow."""
     path_and_split = (split, None) if split and Path(split).exists() else (job.source, split)
-    for query, (modality, settings) in QUERIES.items():
+    for query, (modality, settings) in queries.items():
         source = ThinnedSource(open_source(*path_and_split, require_poses=True, load_depth=modality == 'rgbd'), job.every)
         groups = build_groups(LOCALIZER_GROUPS, settings)
         localizer = Localizer.from_map(path, 'cpu', groups['estimator'], groups['integrity'])
@@ -101,7 +102,7 @@ def tested(job: Job, split: str | None, path: Path) -> Iterator[dict[str, Any]]:
             yield {'split': split, 'query': query, **summarise_poses(replay_offline(localizer, source, modality))}
 
 
-def run(jobs: Sequence[Job], folder: Path) -> int:
+def run(jobs: Sequence[Job], folder: Path, work: Callable[[Job, Path], dict[str, Any]] = run_job) -> int:
     """Do what is not done yet; returns the number of jobs that failed."""
     failed = 0
     for number, job in enumerate(jobs, 1):
@@ -110,7 +111,7 @@ def run(jobs: Sequence[Job], folder: Path) -> int:
         print(f'{number} of {len(jobs)}: {job.map_name}', flush=True)
         try:
             with ProcessPoolExecutor(1, get_context('spawn')) as pool:
-                record = pool.submit(run_job, job, folder).result()
+                record = pool.submit(work, job, folder).result()
         except DsacError as error:
             print(f'mapping_ablation: {job.map_name}: {error}', file=sys.stderr)
             failed += 1
@@ -131,8 +132,7 @@ def report(runs: Sequence[dict[str, Any]], full: bool) -> str:
     for source in dict.fromkeys(Path(record['job']['source']).name for record in runs):
         mine = [record for record in runs if Path(record['job']['source']).name == source]
         for split in dict.fromkeys(test['split'] for record in mine for test in record['tests']):
-            seen = {query for record in mine for test in record['tests'] if test['split'] == split for query in [test['query']]}
-            queries = [query for query in QUERIES if query in seen]
+            queries = list(dict.fromkeys(test['query'] for record in mine for test in record['tests'] if test['split'] == split))
             if full:
                 parts += [f'`{source}` `{split}`, {query}\n\n{full_table(mine, split, query)}' for query in queries]
             else:

@@ -20,7 +20,7 @@ from dsac_ros.geometry import se3
 from dsac_ros.geometry.camera import bearings, cell_centres
 from dsac_ros.landmarks.positioning import ByLandmarks, View, look
 from dsac_ros.maps.bundle import MapBundle
-from dsac_ros.maps.choice import MATCHED_EXPERTS, Attempt, Choice, SubMap
+from dsac_ros.maps.choice import Attempt, Choice, SubMap
 from dsac_ros.maps.site import Site, open_site, site_of
 from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
 from dsac_ros.networks.expert import predict
@@ -38,6 +38,7 @@ from dsac_ros.tracking.integrity import judge, judge_place
 NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
 MIN_ANYWHERE = 10.0  # inliers among the matches to anywhere, from which on their pose is the better start
 MIN_DEPTH_CELLS = 30  # fewer cells with depth than this: the frame is solved as RGB
+MATCHED_EXPERTS = 2  # sub-maps whose landmarks are looked at in one frame
 HOPELESS = 1e-3  # of the best one's probability, below which the runner-up's landmarks are not looked at
 
 

@@ -85,6 +85,13 @@ def test_an_expert_without_hypotheses_is_not_run_nor_read() -> None:
     assert made.choice.sub_maps.ready(1) and not made.choice.sub_maps.ready(0)
 
 
+def test_a_likely_one_is_run_in_every_frame() -> None:
+    """A part in eight is drawn for it in one frame of two."""
+    made = told(0.06, 0.93, 0.01)
+    for frame in rooms.tiny_frames(1)[::12]:
+        assert made.localize(frame, 'rgb').expert == 'tiny'
+
+
 def test_a_look_alike_is_run_also_where_gating_is_sure() -> None:
     made = told(0.0, 0.999, 0.001)
     made.choice.gating.look_alikes = lambda expert: [1 - expert]

@@ -17,11 +17,11 @@ from dsac_ros.maps.site import Site, SubMaps
 from dsac_ros.networks.expert import Expert
 from dsac_ros.networks.gating import Gating, Prototypes, describe
 from dsac_ros.ransac.correspondences import Correspondences
-from dsac_ros.ransac.experts import parts_of_budget, with_look_alikes
+from dsac_ros.ransac.experts import parts_of_budget, with_parts_for
 from dsac_ros.ransac.sampling import uniform_draws
 from dsac_ros.records import Guess
 
-MATCHED_EXPERTS = 2  # sub-maps whose landmarks are looked at in one frame
+LIKELY = 0.05  # probability from which on a sub-map is tried; draws leave a fourth one out of most frames (docs/large_places.md)
 EXPECTED = 0.5  # probability from which on a sub-map is looked at beside the encoder, before gating says which it is
 NONE = ''  # the name of no sub-map, in a posterior
 
@@ -37,7 +37,7 @@ class SubMap:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A sub-map that may have been seen: keypoints and, for the most likely ones, matches to anywhere, on their way beside the network."""
+    """A sub-map that may have been seen: keypoints and matches to anywhere, on their way beside the network."""
 
     index: int
     sub_map: SubMap
@@ -97,12 +97,13 @@ class Choice:
         parts = parts_of_budget(gated_E1[readable], self.options.parts, self.options.most_experts, offset)
         parts = {readable[index]: count for index, count in parts.items()}
         alike = [index for index in self.gating.look_alikes(next(iter(parts))) if index not in self.unreadable]
-        return gated_E1, with_look_alikes(parts, alike, self.options.most_experts)
+        likely = np.argsort(-gated_E1[:-1], kind='stable')[:np.count_nonzero(gated_E1[:-1] >= LIKELY)].tolist()
+        return gated_E1, with_parts_for(list(dict.fromkeys(alike + likely)), parts, self.options.most_experts)
 
     def attempts(self, parts: Mapping[int, int], expected: Attempt | None, sight: Future[Sight] | None) -> list[Attempt]:
         """One for each sub-map that gets a part of the budget, in that order."""
-        found = [expected if expected is not None and expected.index == index else self._attempt(index, sight) for index in parts]
-        return [self.matched(each) if row < MATCHED_EXPERTS else each for row, each in enumerate(found)]
+        return [self.matched(expected if expected is not None and expected.index == index else self._attempt(index, sight))
+                for index in parts]
 
     def matched(self, attempt: Attempt) -> Attempt:
         """With matches to anywhere begun."""

@@ -35,12 +35,12 @@ def parts_of_budget(probabilities_E: np.ndarray, parts: int, most: int, offset: 
     return {int(expert): count for expert, count in zip(kept, counts) if count}
 
 
-def with_look_alikes(parts: Mapping[int, int], alike: Sequence[int], most: int) -> dict[int, int]:
-    """The same parts, with one for each expert that looks like the first, where gating is no judge: of those of the first, and in the place
-    of the least probable ones where there are more than `most` experts then."""
+def with_parts_for(wanted: Sequence[int], parts: Mapping[int, int], most: int) -> dict[int, int]:
+    """The same parts, with one for each wanted expert, the most wanted first: of those of the first expert, and in the place of the least
+    probable ones where there are more than `most` experts then."""
     (first, count), *others = parts.items()
-    added = [expert for expert in alike if expert not in parts][:most - 1]
-    others.sort(key=lambda part: part[0] not in alike)
+    added = [expert for expert in wanted if expert not in parts][:most - 1]
+    others.sort(key=lambda part: part[0] not in wanted)
     kept = others[:most - 1 - len(added)]
     count += sum(others_count for _, others_count in others[len(kept):])
     added = added[:count - 1]

@@ -39,7 +39,7 @@ from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.estimator import estimate
 from dsac_ros.ransac.sampling import uniform_draws
 from dsac_ros.records import Frame
-from dsac_ros.training.budget import Budget
+from dsac_ros.training.budget import Budget, Clock
 from dsac_ros.training.calibration import calibrate
 from dsac_ros.training.episodes import Episodes, encode
 from dsac_ros.training.head import one_cycle
@@ -58,7 +58,7 @@ MAX_GRADIENT = 1.0  # norm: a step is one of a few images, some of them hopeless
 
 def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, options: FinetuningOptions = FinetuningOptions(),
              device: str = 'auto', overwrite: bool = False, resume: bool = False, watch: Watch = unwatched,
-             quiet: bool = False) -> MapBundle | None:
+             quiet: bool = False, clock: Clock = time.monotonic) -> MapBundle | None:
     """Train the head of a map on the poses of the sources and write the best state, calibrated anew, to `out`.
 
     Of a map of several sub-maps that of options.expert is trained, and `out` is a map of all of them. The folder OUT.finetuning holds the
@@ -67,8 +67,9 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
 
     Args:
         sources: recordings of one camera with poses in the frame of the map. resume: go on from the checkpoint.
+        clock: what options.minutes are measured by.
     """
-    out, begun = Path(out), time.monotonic()
+    out, whole = Path(out), Budget(60 * options.minutes, clock)
     check_place(out, overwrite)
     checkpoint = checkpoint_of(out)
     if resume and not checkpoint.is_file():
@@ -103,7 +104,7 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
             episodes = encode(training, encoder, options.augmented, options.seed, where, encoded)
             watched = encode(held_out, encoder, 0, options.seed, where, encoded)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        state = resumed(checkpoint, bundle, options, team) if resume else begin(bundle, options, episodes, watched, team)
+        state = resumed(checkpoint, bundle, options, team) if resume else begin(bundle, options, episodes, watched, team, clock)
         train(state, episodes, watched, options, checkpoint, team, watch, quiet)
     if not first:
         return None
@@ -111,14 +112,14 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
     write_log(checkpoint.parent, state.log)
     watch(progress_of(state, 'calibrate'))
     factors, errors = calibrate(state.best, bundle.landmarks, held_out, bundle.frame_id, bundle.entry.centre, bundle.entry.extent, where,
-                                not options.rgb_only, Budget(60 * options.minutes * CALIBRATION_SHARE))
+                                not options.rgb_only, Budget(60 * options.minutes * CALIBRATION_SHARE, clock))
     if options.rgb_only:  # what was not trained for was not looked at either
         factors['rgbd'] = bundle.covariance_factors['rgbd']
     record = {**bundle.training, 'finetuned': {
         'from': str(map_path), 'expert_sha256': bundle.entry.sha256, 'sources': [str(getattr(s, 'path', 'frames')) for s in sources],
         'options': asdict(options), 'processes': team.size, 'steps': state.step, 'best_step': state.best_step,
         'held_out_loss': round(state.best_loss, 4), 'frames': len(training), 'held_out_frames': len(held_out),
-        'seconds': round(time.monotonic() - begun, 1), 'held_out': errors}}
+        'seconds': round(whole.spent(), 1), 'held_out': errors}}
     alone = out if len(site.entries) == 1 else checkpoint.with_name(out.name)
     finished = save_map(alone, bundle.frame_id, bundle.entry.name, state.best.cpu(), bundle.landmarks, factors, bundle.entry.centre,
                         bundle.entry.extent, record, overwrite or alone != out, bundle.prototypes)
@@ -147,20 +148,21 @@ def moved(frames: list[Frame], other_from_map: np.ndarray) -> list[Frame]:
     return [replace(frame, map_from_camera=other_from_map @ frame.map_from_camera) for frame in frames]
 
 
-def begin(bundle: MapBundle, options: FinetuningOptions, episodes: Episodes, watched: Episodes, team: Team) -> State:
+def begin(bundle: MapBundle, options: FinetuningOptions, episodes: Episodes, watched: Episodes, team: Team,
+          clock: Clock) -> State:
     """A fresh state; the number of iterations is fixed here, once, so that resuming does not depend on how fast the machine is then."""
     state = new_state(bundle, options, team, 1)
     iterations = options.iterations
     if not iterations:
         trial = new_state(bundle, options, team, 1000)
         one_step(trial, episodes, options, team)
-        start = time.monotonic()
+        start = clock()
         for _ in range(MEASURED_STEPS):
             one_step(trial, episodes, options, team)
-        step = (time.monotonic() - start) / MEASURED_STEPS
-        start = time.monotonic()
+        step = (clock() - start) / MEASURED_STEPS
+        start = clock()
         held_out_losses(trial.expert, watched, options)
-        iterations = max(1, int(60 * options.minutes / (step + (time.monotonic() - start) / options.check_every)))
+        iterations = max(1, int(60 * options.minutes / (step + (clock() - start) / options.check_every)))
     state.iterations = team.told(iterations)
     return state
 

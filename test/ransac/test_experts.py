@@ -14,7 +14,7 @@ from dsac_ros.geometry import se3
 from dsac_ros.ransac.cells import cell_problem, searched_by_angle
 from dsac_ros.ransac.correspondences import stacked
 from dsac_ros.ransac.estimator import estimate, generate
-from dsac_ros.ransac.experts import added, agreement, draws_of_parts, parts_of_budget, posterior, problem_of, with_look_alikes
+from dsac_ros.ransac.experts import added, agreement, draws_of_parts, parts_of_budget, posterior, problem_of, with_parts_for
 from dsac_ros.ransac.sampling import uniform_draws
 
 OPTIONS = EstimatorOptions()
@@ -122,12 +122,12 @@ def test_one_problem_of_a_batch() -> None:
     assert problem_of(problems[0], 0) is problems[0]
 
 
-def test_look_alikes_get_a_part_of_the_first() -> None:
-    assert list(with_look_alikes({3: 6, 1: 2}, [1, 5, 7], 4).items()) == [(3, 4), (5, 1), (7, 1), (1, 2)]
-    assert with_look_alikes({3: 2, 1: 6}, [5, 7], 4) == {3: 1, 5: 1, 1: 6} and with_look_alikes({3: 1, 1: 7}, [5], 4) == {3: 1, 1: 7}
-    assert with_look_alikes({3: 8}, [], 4) == {3: 8} and with_look_alikes({3: 8}, [1, 2], 1) == {3: 8}
+def test_wanted_experts_get_a_part_of_the_first() -> None:
+    assert list(with_parts_for([1, 5, 7], {3: 6, 1: 2}, 4).items()) == [(3, 4), (5, 1), (7, 1), (1, 2)]
+    assert with_parts_for([5, 7], {3: 2, 1: 6}, 4) == {3: 1, 5: 1, 1: 6} and with_parts_for([5], {3: 1, 1: 7}, 4) == {3: 1, 1: 7}
+    assert with_parts_for([], {3: 8}, 4) == {3: 8} and with_parts_for([1, 2], {3: 8}, 1) == {3: 8}
 
 
-def test_look_alikes_take_the_place_of_the_least_probable() -> None:
-    assert with_look_alikes({3: 4, 1: 2, 2: 1, 9: 1}, [5], 4) == {3: 4, 5: 1, 1: 2, 2: 1}
-    assert with_look_alikes({3: 4, 1: 2, 2: 1, 9: 1}, [9, 5], 3) == {3: 6, 5: 1, 9: 1}
+def test_wanted_experts_take_the_place_of_the_least_probable() -> None:
+    assert with_parts_for([5], {3: 4, 1: 2, 2: 1, 9: 1}, 4) == {3: 4, 5: 1, 1: 2, 2: 1}
+    assert with_parts_for([9, 5], {3: 4, 1: 2, 2: 1, 9: 1}, 3) == {3: 6, 5: 1, 9: 1}
