@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dsac_ros.config import EstimatorOptions, GatingOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError, MapError
+from dsac_ros.exposure import brightened
 from dsac_ros.geometry import se3
 from dsac_ros.geometry.camera import bearings, cell_centres
 from dsac_ros.landmarks.positioning import ByLandmarks, View, look
@@ -169,7 +170,7 @@ class Localizer:
         Raises MapError where a sub-map that is needed cannot be read; from then on frames are localised as if the map did not have it.
         """
         watch = Stopwatch()
-        choice = self.choice
+        choice, frame = self.choice, replace(frame, image=brightened(frame.image))
         sight = choice.landmark_thread.submit(look, frame, self.device) if choice.has_landmarks else None
         expected = choice.expected(guess, prior, sight)
         if guess is not None and expected is not None and expected.view is not None:

@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from dsac_ros.config import FinetuningOptions, MappingOptions
 from dsac_ros.data.checks import check_consistency
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DataError
+from dsac_ros.exposure import brightened
 from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.localizer import Stopwatch, resolve_device
 from dsac_ros.maps.bundle import MapBundle, check_place, save_map
@@ -104,7 +105,7 @@ def read_frames(source: FrameSource, options: MappingOptions | FinetuningOptions
         if cause:
             left_out[cause] += 1
         else:
-            frames.append(frame)
+            frames.append(replace(frame, image=brightened(frame.image)))
     if len(frames) < MIN_FRAMES:
         why = ', '.join(f'{cause}: {number}' for cause, number in (left_out + source.warnings).items())
         raise DataError(f'{getattr(source, "path", "the data")}: {len(frames)} usable frames, at least {MIN_FRAMES} are needed'
