@@ -314,14 +314,15 @@ class FinetuningOptions(Options):
                             unit='min', low=0.01, high=1e5)
     iterations: int = option(0, 'steps to train, in place of the time; 0 = as many as the time allows', low=0, high=10**8)
     seed: int = option(0, 'of everything that is drawn at random', low=0, high=2**31 - 1)
-    max_frames: int = option(400, 'frames kept of a longer recording, evenly spread', low=10, high=100000)
+    max_frames: int = option(200, 'frames kept of a longer recording, evenly spread; 6 MB each with augmented views', low=10, high=100000)
     held_out_share: float = option(0.1, 'share of the frames kept from training, to choose the best state and to calibrate', low=0.01,
                                    high=0.5)
-    augmented: int = option(1, 'augmented views of every frame beside the frame itself', low=0, high=20)
+    augmented: int = option(10, 'augmented views of every frame beside the frame itself; with few of them the views are learnt by heart',
+                            low=0, high=20)
     batch: int = option(4, 'images in a step', low=1, high=256)
     hypotheses: int = option(128, 'minimal sets drawn for each image', low=8, high=4096)
     bits: float = option(6.0, 'entropy that the choice among them keeps in the mean', unit='bit', low=0.1, high=11.0)
-    learning_rate: float = option(1e-5, 'peak of the one-cycle schedule of AdamW', low=1e-8, high=1.0)
+    learning_rate: float = option(3e-5, 'peak of the one-cycle schedule of AdamW', low=1e-8, high=1.0)
     guidance: bool = option(True, 'learn which cells to draw, too; false draws evenly while training')
     cut_off: float = option(20.0, 'pose loss (degrees plus centimetres) beyond which only its square root grows', low=0.1, high=1e6)
     check_every: int = option(100, 'steps between two looks at the held-out frames', low=1, high=10**6)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dsac_ros.errors import DataError
 from dsac_ros.geometry.camera import bearings, cell_centres
 from dsac_ros.localizer import cell_depths, cell_grid
-from dsac_ros.networks.encoder import STRIDE, Encoder, image_to_tensor
+from dsac_ros.networks.encoder import CHANNELS, STRIDE, Encoder, image_to_tensor
 from dsac_ros.networks.gating import describe
 from dsac_ros.records import Frame
 from dsac_ros.training.augmentation import augmented_view, clean_view
@@ -52,7 +52,9 @@ def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, dev
             raise DataError(f'expected frames of one camera, found {frame.camera} beside {camera}; fine-tune on the bags of one camera')
     grid, rng = cell_grid(camera), np.random.default_rng(seed)
     cells, chosen = cell_centres(grid.width, grid.height, STRIDE), grid.cells_N.numpy()
-    features, descriptors, rays, depths, poses = [], [], [], [], []
+    descriptors, rays, depths, poses = [], [], [], []
+    # The bulk of the memory: as a list and then as one tensor it would be there twice.
+    features = torch.empty(len(frames) * (1 + augmented), len(chosen), CHANNELS, dtype=torch.float16, device=device)
     for frame in frames:
         for number in range(1 + augmented):
             view = (augmented_view(frame.image, grid.width, grid.height, cells, camera.fx, rng) if number
@@ -62,7 +64,7 @@ def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, dev
             with torch.inference_mode():
                 maps = encoder(image_to_tensor(view.image).to(device))[0]
                 descriptors.append(describe(maps))
-            features.append(maps.flatten(1).T[grid.cells_N.to(device)].half().clone())
+            features[len(poses)] = maps.flatten(1).T[grid.cells_N.to(device)]
             seen = np.where(inside[:, None], pixels, 0.0)
             rays.append(np.where(inside[:, None], bearings(camera, seen), np.nan))
             measured = 0.0 if frame.depth is None else cell_depths(frame.depth, np.rint(seen).astype(int))
@@ -70,4 +72,4 @@ def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, dev
             poses.append(frame.map_from_camera)
             progress()
     rays_VN3, depths_VN, poses_V44 = (torch.from_numpy(np.stack(values)).to(device) for values in (rays, depths, poses))
-    return Episodes(torch.stack(features), torch.stack(descriptors), rays_VN3, depths_VN, poses_V44, STRIDE / grid.focal)
+    return Episodes(features, torch.stack(descriptors), rays_VN3, depths_VN, poses_V44, STRIDE / grid.focal)

@@ -206,3 +206,9 @@ def test_long_recordings_are_thinned_evenly() -> None:
     training, held_out, _ = read_frames(rooms.ListSource(stub), MappingOptions(max_frames=50))
     stamps = sorted(f.stamp_ns for f in training + held_out)
     assert len(stamps) <= 50 and set(np.diff(stamps)) == {5}
+
+
+def test_dark_recordings_are_mapped_by_daylight() -> None:
+    dark = [replace(frames(1)[0], stamp_ns=i, image=frames(1)[0].image // 12) for i in range(20)]
+    training, held_out, _ = read_frames(rooms.ListSource(dark), MappingOptions())
+    assert all(np.percentile(frame.image.max(-1), 99) > 180 for frame in training + held_out)
