@@ -9,6 +9,7 @@ import gc
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -34,9 +35,9 @@ class Part:
     p99_ms: float
 
 
-def soak(messages: Messages, frames: int, seconds: float) -> list[Part]:
+def soak(messages: Messages, frames: int, seconds: float) -> Iterator[Part]:
     """Good frames through intake, decoding, tracker, state machine and TF until so many are done or the time is up."""
-    process, parts, latencies = psutil.Process(), [], []
+    process, done, latencies = psutil.Process(), 0, []
     start_s, each = time.monotonic(), max(1, frames // PARTS)
     part_s = seconds / PARTS
     for k, frame in zip(range(1, frames + 1), cycle(messages.frames)):
@@ -44,14 +45,13 @@ def soak(messages: Messages, frames: int, seconds: float) -> list[Part]:
         messages.show(frame)
         latencies.append(1e3 * (time.perf_counter() - before_s))
         elapsed_s = time.monotonic() - start_s
-        if len(latencies) == each or elapsed_s > part_s * (len(parts) + 1):
+        if len(latencies) == each or elapsed_s > part_s * (done + 1):
             gc.collect()
-            parts.append(Part(k, process.memory_info().rss / 1e6, process.num_fds(), process.num_threads(),
-                              float(np.percentile(latencies, 50)), float(np.percentile(latencies, 99))))
-            latencies = []
+            yield Part(k, process.memory_info().rss / 1e6, process.num_fds(), process.num_threads(),
+                       float(np.percentile(latencies, 50)), float(np.percentile(latencies, 99)))
+            done, latencies = done + 1, []
         if elapsed_s > seconds:
-            break
-    return parts
+            return
 
 
 def slope(parts: list[Part]) -> tuple[float, float]:
@@ -89,13 +89,20 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path, frames = small_room(Path(folder))
         messages = Messages(path, frames, seed=0)
+        parts = []
+        print(f'{"frames":>8} {"memory MB":>10} {"handles":>8} {"threads":>8} {"median ms":>10} {"99 % ms":>8}')
         try:
-            parts = soak(messages, options.frames, 60 * options.minutes)
+            for part in soak(messages, options.frames, 60 * options.minutes):
+                parts.append(part)
+                print(f'{part.frames:8} {part.memory_mb:10.1f} {part.handles:8} {part.threads:8} {part.p50_ms:10.1f} {part.p99_ms:8.1f}',
+                      flush=True)
+        except KeyboardInterrupt:
+            pass  # what was seen so far is what there is to tell
         finally:
             messages.close()
-    print(f'{"frames":>8} {"memory MB":>10} {"handles":>8} {"threads":>8} {"median ms":>10} {"99 % ms":>8}')
-    for part in parts:
-        print(f'{part.frames:8} {part.memory_mb:10.1f} {part.handles:8} {part.threads:8} {part.p50_ms:10.1f} {part.p99_ms:8.1f}')
+    if len(parts) < 4:
+        print('too few parts for a slope')
+        return 1
     gradient, error = slope(parts)
     print(f'memory: {gradient:+.2f} +- {error:.2f} MB per 1000 frames over the second half; torch {torch.__version__}, '
           f'{torch.get_num_threads()} threads')

@@ -108,4 +108,5 @@ def _localise(localizer: FrameLocalizer, machine: StateMachine, frame: Frame, mo
     except (DataError, DecodeError):
         return Replayed(frame, None, without_answer(frame, modality, 'bad_frame', state=machine.refuse(frame.stamp_ns).name))
     taken_ms = (time.perf_counter() - start) * 1e3
-    return Replayed(frame, estimate, from_estimate(frame, estimate, machine.decide(estimate, frame.odom_from_camera), taken_ms))
+    decision = machine.decide(estimate, frame.odom_from_camera, frame.camera)
+    return Replayed(frame, estimate, from_estimate(frame, estimate, decision, taken_ms))

@@ -48,6 +48,17 @@ def bearings(camera: Camera, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([direction * np.sin(angle), np.cos(angle)], -1)
 
 
+def largest_turn(one: Camera, other: Camera) -> float:
+    """Angle [rad] by which the ray of a corner, or of the middle, of the image of one camera differs from that of the other; infinite where
+    either has none."""
+    rays = []
+    for camera in (one, other):
+        right, bottom = camera.width - 1, camera.height - 1
+        rays.append(bearings(camera, np.array([[0, 0], [right, 0], [0, bottom], [right, bottom], [right / 2, bottom / 2]])))
+    apart = 2 * np.arcsin(np.linalg.norm(rays[0] - rays[1], axis=-1).clip(max=2.0) / 2)
+    return float(apart.max()) if np.isfinite(apart).all() else np.inf
+
+
 def _fisheye_angle(radius: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """The angle off the axis with angle (1 + k1 angle^2 + ... + k4 angle^8) = radius (Kannala & Brandt 2006), by Newton's method."""
     polynomial = np.zeros(10)

@@ -136,7 +136,7 @@ class Worker:
         estimate = self._tracker.localize(frame, self.options.modality)
         self._processed += 1
         stages = {'wait': 1e3 * (picked_s - raw.received_s), 'decode': 1e3 * (decoded_s - picked_s), **estimate.stage_times_ms}
-        decision = self._machine.decide(estimate, placed.odom_from_camera)
+        decision = self._machine.decide(estimate, placed.odom_from_camera, frame.camera)
         if self._processed == 1:
             self._node.get_logger().info(f'first frame: {frame.camera.width}x{frame.camera.height}, '
                                          + ('with depth' if frame.depth is not None else 'without depth'))

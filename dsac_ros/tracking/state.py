@@ -10,11 +10,13 @@ from scipy.spatial.transform import Rotation
 
 from dsac_ros.config import StateOptions
 from dsac_ros.data.transforms import rigid_inverse
-from dsac_ros.records import Check, Estimate
+from dsac_ros.geometry.camera import largest_turn
+from dsac_ros.records import Camera, Check, Estimate
 
 # What two poses may differ by beside the motion: their noise, as each states it, and what it may leave out.
 SIGMAS = 3.0
 SLACK_M, SLACK_RAD = 0.05, 0.02
+OTHER_LENS_RAD = 0.01  # between the rays of one pixel: more is another calibration, less an autofocus at work
 
 
 class State(IntEnum):
@@ -67,11 +69,17 @@ class StateMachine:
         self._published: _Fix | None = None
         self._lost = False
         self._last_ns = 0
+        self._camera: Camera | None = None
 
-    def decide(self, estimate: Estimate, odom_from_camera: np.ndarray | None = None) -> Decision:
-        """What becomes of a frame that was localised; odom_from_camera as in records.Frame."""
-        if estimate.stamp_ns <= self._last_ns:
+    def decide(self, estimate: Estimate, odom_from_camera: np.ndarray | None = None, camera: Camera | None = None) -> Decision:
+        """What becomes of a frame that was localised; odom_from_camera and camera as in records.Frame.
+
+        A calibration that changes may be a damaged one, and then every pose by it is wrong: frames have to agree anew.
+        """
+        changed = self._camera not in (None, camera) and camera is not None and largest_turn(self._camera, camera) > OTHER_LENS_RAD
+        if changed or estimate.stamp_ns <= self._last_ns:
             self.restart()
+        self._camera = camera
         self._last_ns = estimate.stamp_ns
         finite = np.isfinite(estimate.map_from_camera).all() and np.isfinite(estimate.covariance).all()
         if not (estimate.verdict.accepted and finite):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsac_ros.geometry.camera import bearings, cell_centres, normalised, project
+from dsac_ros.geometry.camera import bearings, cell_centres, largest_turn, normalised, project
 from dsac_ros.records import Camera
 
 CAMERAS = {
@@ -155,3 +155,15 @@ def test_resizing_keeps_distortion_and_can_be_undone() -> None:
     pixels = whole_grid(camera)
     np.testing.assert_allclose(normalised(small, (pixels + 0.5) / 2 - 0.5), normalised(camera, pixels), atol=1e-9)
     assert replace(camera, width=640) == camera
+
+
+def test_the_largest_turn_of_a_ray_between_two_cameras() -> None:
+    camera = Camera(640, 480, 500.0, 500.0, 319.5, 239.5)
+    assert largest_turn(camera, camera) == 0
+    assert largest_turn(camera, camera.resized(320, 240)) < 2e-3  # half a pixel of the corner
+    shifted = replace(camera, cx=camera.cx + 50)
+    assert largest_turn(camera, shifted) == pytest.approx(np.arctan(0.1), abs=2e-3)  # of the middle, where a pixel is largest
+    longer = replace(camera, fx=1000.0, fy=1000.0)
+    corner = np.hypot(319.5, 239.5)
+    assert largest_turn(camera, longer) == pytest.approx(np.arctan(corner / 500) - np.arctan(corner / 1000))
+    assert largest_turn(camera, replace(camera, distortion_model='plumb_bob', distortion=(np.nan,) * 4)) == np.inf

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
 from dsac_ros.config import StateOptions
-from dsac_ros.records import Estimate, Verdict
+from dsac_ros.records import Camera, Estimate, Verdict
 from dsac_ros.tracking.state import SLACK_M, SLACK_RAD, Decision, State, StateMachine, _Fix, moved_covariance, odometry_chi2
 
 OPTIONS = StateOptions(agreeing=2, spare=1, lost_after=1.0, max_speed=2.0, max_turn=1.0, weak_position=0.1, weak_rotation=0.05)
@@ -119,6 +120,21 @@ def test_after_an_hour_not_every_place_agrees() -> None:
 def test_a_stamp_that_is_not_later_starts_anew(back: float) -> None:
     machine = tracking(200.0)
     assert machine.decide(estimate(200.0 - back)) == Decision(State.INITIALISING, False, ('unconfirmed: 1 of 2 frames agree',))
+
+
+@pytest.mark.parametrize(('changes', 'published'), [
+    ({}, True), ({'fx': 503.0, 'fy': 503.0}, True), ({'fx': 650.0, 'fy': 650.0}, False), ({'cx': 330.0}, False),
+    ({'distortion_model': 'plumb_bob', 'distortion': (0.1, 0.0, 0.0, 0.0)}, False), ({'width': 320, 'height': 240}, False)])
+def test_a_calibration_that_changes_has_to_be_confirmed(changes: dict[str, Any], published: bool) -> None:
+    """An autofocus at work changes it by less than that."""
+    camera = Camera(640, 480, 500.0, 500.0, 319.5, 239.5)
+    machine = StateMachine(OPTIONS)
+    for k in range(3):
+        assert machine.decide(estimate(1.0 + k / 10), None, camera).published is (k > 0)
+    other = replace(camera, **changes)
+    assert machine.decide(estimate(1.3), None, other).published is published
+    assert machine.decide(estimate(1.4), None, other).published
+    assert machine.decide(estimate(1.5), None, camera).published is published, 'and one damaged message is none'
 
 
 def test_one_is_enough_where_one_is_asked_for() -> None:

@@ -28,8 +28,8 @@ from dsac_ros.training.state import CHECKPOINT, new_state
 from dsac_ros.training.team import Team
 from dsac_ros.training.watching import Progress, Wish
 
-OPTIONS = FinetuningOptions(iterations=6, batch=2, hypotheses=32, bits=3.0, augmented=0, check_every=3, held_out_share=0.25,
-                            checkpoint_seconds=0.1)
+OPTIONS = FinetuningOptions(iterations=6, batch=2, hypotheses=32, bits=3.0, augmented=0, learning_rate=1e-5, check_every=3,
+                            held_out_share=0.25, checkpoint_seconds=0.1)
 CPU = torch.device('cpu')
 
 
