@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from dsac_ros.data.opening import open_source
 from dsac_ros.errors import ConfigError, DsacError
 from dsac_ros.evaluation.metrics import pose_error
 from dsac_ros.evaluation.replay import ThinnedSource
+from dsac_ros.exposure import brightened
 from dsac_ros.landmarks.positioning import look
 from dsac_ros.localizer import NEAR_PX, Localizer
 from dsac_ros.records import Frame
@@ -28,7 +30,7 @@ def oracle(localizer: Localizer, frames: list[Frame]) -> tuple[np.ndarray, np.nd
         raise ConfigError('the map has no landmarks')
     errors, counts = [], []
     for frame in frames:
-        view = positioning.view(look(frame, localizer.device))
+        view = positioning.view(look(replace(frame, image=brightened(frame.image)), localizer.device))
         near = positioning.near(view, torch.from_numpy(np.linalg.inv(frame.map_from_camera)), NEAR_PX * view.pixel)
         errors.append(pose_error(np.linalg.inv(near.pose_44.numpy()), frame.map_from_camera))
         counts.append(float(near.inliers) if near.enough else 0.0)

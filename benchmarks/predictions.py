@@ -11,6 +11,7 @@ import torch
 from benchmarks.problems import Problem
 from dsac_ros.config import EstimatorOptions
 from dsac_ros.data.source import FrameSource
+from dsac_ros.exposure import brightened
 from dsac_ros.geometry.camera import cell_centres, normalised
 from dsac_ros.maps.bundle import load_map
 from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
@@ -26,7 +27,7 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, frame: Frame) -> Problem:
         width, height = input_size(frame.camera.width, frame.camera.height)
-        resized = cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
+        resized = cv2.resize(brightened(frame.image), (width, height), interpolation=cv2.INTER_AREA)
         features_NC = self.encoder(image_to_tensor(resized))[0].flatten(1).T
         points_N3, scales_N, _ = self.expert(features_NC)
         camera = frame.camera

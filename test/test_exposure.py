@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsac_ros.config import MappingOptions
 from dsac_ros.exposure import BRIGHT, MAX_GAIN, STEP, brightened
 from dsac_ros.localizer import Localizer
 from dsac_ros.records import Frame
+from dsac_ros.training.mapping import read_frames
 
 sys.path.append(str(Path(__file__).parent))
 import rooms  # noqa: E402
@@ -38,6 +40,14 @@ def test_what_is_bright_enough_is_not_touched() -> None:
 def test_black_stays_black_and_noise_is_not_blown_up_to_the_full() -> None:
     assert not brightened(np.zeros((48, 64, 3), np.uint8)).any()
     assert brightened(np.ones((48, 64, 3), np.uint8)).max() == MAX_GAIN
+
+
+def test_frames_are_brightened_once_for_calibration(tmp_path: Path) -> None:
+    """Held-out frames are the localizer's to make brighter: where the gain is limited, twice is not once."""
+    night = [replace(frame, image=frame.image // 50) for frame in rooms.tiny_frames()[:20]]
+    training, held_out, _ = read_frames(rooms.ListSource(night), MappingOptions())
+    assert max(frame.image.max() for frame in training + held_out) < 6
+    assert np.percentile(brightened(brightened(night[0].image)), 99) > np.percentile(brightened(night[0].image), 99)
 
 
 @pytest.mark.parametrize('modality', ['rgb', 'rgbd'])

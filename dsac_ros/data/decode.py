@@ -17,7 +17,7 @@ from dsac_ros.errors import DecodeError
 from dsac_ros.records import Camera
 
 DEPTH_TYPES = {'16UC1': 'u2', 'mono16': 'u2', '32FC1': 'f4'}
-WIDE = 256  # pixels of a row that is not padded to a multiple of itself
+UNPADDED = 128  # pixels of a row that no padding to 256 bytes makes three times as long
 PNG_SIGNATURE = b'\x89PNG'
 # Names that drivers use for the models of records.DISTORTION_MODELS, and how many coefficients each may have.
 MODELS = {'plumb_bob': 'plumb_bob', 'rational_polynomial': 'rational_polynomial', 'equidistant': 'equidistant', 'fisheye': 'equidistant',
@@ -137,9 +137,9 @@ def _rows(message: Any, pixel_bytes: int) -> np.ndarray:
         raise DecodeError(f'the image has the size {width} x {height}')
     if step < width * pixel_bytes:
         raise DecodeError(f'the image\'s step is {step} bytes; {width} pixels of {message.encoding!r} need {width * pixel_bytes}')
-    if step > width * pixel_bytes and step % width == 0 and width >= WIDE:
-        raise DecodeError(f'the image\'s step is {step} bytes, {step // width} for each of {width} pixels, and those of '
-                          f'{message.encoding!r} have {pixel_bytes}: is the encoding right?')
+    if step == 3 * width and pixel_bytes < 3 and width >= UNPADDED:
+        raise DecodeError(f'the image\'s step is {step} bytes, 3 for each of {width} pixels, and those of {message.encoding!r} have '
+                          f'{pixel_bytes}: is it rgb8 or bgr8?')
     data = _bytes(message)
     if len(data) != step * height:
         raise DecodeError(f'the image has {len(data)} bytes; expected step {step} x height {height} = {step * height}: was it cut short?')

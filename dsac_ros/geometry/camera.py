@@ -49,12 +49,10 @@ def bearings(camera: Camera, pixels: np.ndarray) -> np.ndarray:
 
 
 def largest_turn(one: Camera, other: Camera) -> float:
-    """Angle [rad] by which the ray of a corner, or of the middle, of the image of one camera differs from that of the other; infinite where
-    either has none."""
-    rays = []
-    for camera in (one, other):
-        right, bottom = camera.width - 1, camera.height - 1
-        rays.append(bearings(camera, np.array([[0, 0], [right, 0], [0, bottom], [right, bottom], [right / 2, bottom / 2]])))
+    """Angle [rad] by which the ray at a place in the image of one camera differs from that of the other, at most over five; infinite where
+    either has none. The places are off the corners, where the polynomial of a strongly distorting lens may have no inverse."""
+    places = np.array([[0.5, 0.5], [0.15, 0.15], [0.85, 0.15], [0.15, 0.85], [0.85, 0.85]])
+    rays = [bearings(camera, places * [camera.width, camera.height] - 0.5) for camera in (one, other)]
     apart = 2 * np.arcsin(np.linalg.norm(rays[0] - rays[1], axis=-1).clip(max=2.0) / 2)
     return float(apart.max()) if np.isfinite(apart).all() else np.inf
 

@@ -36,15 +36,15 @@ def parts_of_budget(probabilities_E: np.ndarray, parts: int, most: int, offset: 
 
 
 def with_parts_for(wanted: Sequence[int], parts: Mapping[int, int], most: int) -> dict[int, int]:
-    """The same parts, with one for each wanted expert, the most wanted first: of those of the first expert, and in the place of the least
-    probable ones where there are more than `most` experts then."""
-    (first, count), *others = parts.items()
-    added = [expert for expert in wanted if expert not in parts][:most - 1]
-    others.sort(key=lambda part: part[0] not in wanted)
-    kept = others[:most - 1 - len(added)]
-    count += sum(others_count for _, others_count in others[len(kept):])
-    added = added[:count - 1]
-    return {first: count - len(added), **dict.fromkeys(added, 1), **dict(kept)}
+    """The same parts with at least one for each wanted expert, the most wanted first, as long as there are `most` experts at the most and
+    the first expert, which gives them, has one itself. An expert that has to go gives its parts to the first."""
+    first = next(iter(parts))
+    kept = list(dict.fromkeys([first, *wanted, *parts]))[:most]
+    given = {expert: parts[expert] for expert in kept[1:] if expert in parts}
+    count = sum(parts.values()) - sum(given.values())
+    added = [expert for expert in kept[1:] if expert not in parts][:count - 1]
+    shared = {**given, **dict.fromkeys(added, 1)}
+    return {first: count - len(added), **{expert: shared[expert] for expert in kept[1:] if expert in shared}}
 
 
 def draws_of_parts(draws_1K3: Tensor, parts: list[int], budget: int) -> Tensor:

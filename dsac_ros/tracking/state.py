@@ -51,7 +51,8 @@ class _Fix:
 
 
 class StateMachine:
-    """For the frames of one camera in the order of their stamps; a stamp that is not later than the one before starts anew.
+    """For the frames of one camera in the order of their stamps; a stamp that is not later than the one before starts anew, and a track by
+    another calibration than before counts as lost.
 
     An accepted pose is published when the camera can have got there from the last published one, or, at the start, after that one is
     lost_after old, and where they are too far apart (a robot that was carried, a wrong pose, an odometry that jumped), when enough of the
@@ -76,10 +77,13 @@ class StateMachine:
 
         A calibration that changes may be a damaged one, and then every pose by it is wrong: frames have to agree anew.
         """
-        changed = self._camera not in (None, camera) and camera is not None and largest_turn(self._camera, camera) > OTHER_LENS_RAD
-        if changed or estimate.stamp_ns <= self._last_ns:
+        if estimate.stamp_ns <= self._last_ns:
             self.restart()
-        self._camera = camera
+        if camera not in (None, self._camera):
+            if self._camera is not None and largest_turn(self._camera, camera) > OTHER_LENS_RAD:
+                self._recent.clear()
+                self.lose()
+            self._camera = camera
         self._last_ns = estimate.stamp_ns
         finite = np.isfinite(estimate.map_from_camera).all() and np.isfinite(estimate.covariance).all()
         if not (estimate.verdict.accepted and finite):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dsac_ros.errors import DataError
+from dsac_ros.exposure import brightened
 from dsac_ros.geometry.camera import bearings, cell_centres
 from dsac_ros.localizer import cell_depths, cell_grid
 from dsac_ros.networks.encoder import CHANNELS, STRIDE, Encoder, image_to_tensor
@@ -56,9 +57,10 @@ def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, dev
     # The bulk of the memory: as a list and then as one tensor it would be there twice.
     features = torch.empty(len(frames) * (1 + augmented), len(chosen), CHANNELS, dtype=torch.float16, device=device)
     for frame in frames:
+        image = brightened(frame.image)
         for number in range(1 + augmented):
-            view = (augmented_view(frame.image, grid.width, grid.height, cells, camera.fx, rng) if number
-                    else clean_view(frame.image, grid.width, grid.height, cells))
+            view = (augmented_view(image, grid.width, grid.height, cells, camera.fx, rng) if number
+                    else clean_view(image, grid.width, grid.height, cells))
             pixels = view.source_px.reshape(-1, 2)[chosen]
             inside = ((pixels > -0.5) & (pixels < [camera.width - 0.5, camera.height - 0.5])).all(-1)
             with torch.inference_mode():

@@ -56,6 +56,7 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     budget, watch = Budget(60 * options.minutes, clock), Stopwatch()
     where = resolve_device(device)
     training, held_out, left_out = read_frames(source, options)
+    training = [replace(frame, image=brightened(frame.image)) for frame in training]  # as the localizer does with the others
     check_consistency(training[:: max(1, len(training) // 24)], name=str(getattr(source, 'path', 'the data')))
     encoder = shared_encoder(str(where))
     rng = np.random.default_rng(options.seed)
@@ -105,7 +106,7 @@ def read_frames(source: FrameSource, options: MappingOptions | FinetuningOptions
         if cause:
             left_out[cause] += 1
         else:
-            frames.append(replace(frame, image=brightened(frame.image)))
+            frames.append(frame)
     if len(frames) < MIN_FRAMES:
         why = ', '.join(f'{cause}: {number}' for cause, number in (left_out + source.warnings).items())
         raise DataError(f'{getattr(source, "path", "the data")}: {len(frames)} usable frames, at least {MIN_FRAMES} are needed'

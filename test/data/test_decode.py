@@ -90,7 +90,8 @@ def test_grey_jpeg_and_jpeg_with_exif_orientation() -> None:
 @pytest.mark.parametrize(('message', 'words'), [
     (image(RGB, 'rgb8', data=np.zeros(10, np.uint8)), ['10 bytes', '144']),
     (image(RGB, 'rgb8', step=20), ['20 bytes', '24']),
-    (image(np.zeros((4, 320, 3), np.uint8), 'mono16'), ['960 bytes', '3 for each of 320 pixels', "'mono16' have 2"]),
+    (image(np.zeros((4, 160, 3), np.uint8), 'mono16'), ['480 bytes', '3 for each of 160 pixels', "'mono16' have 2"]),
+    (image(np.zeros((4, 160, 3), np.uint8), 'mono8'), ['480 bytes', "'mono8' have 1"]),
     (image(RGB, 'rgb8', height=0), ['8 x 0']),
     (image(RGB, 'rgb8', width=0), ['0 x 6']),
     (image(RGB, '8UC3'), ['8UC3', 'rgb8']),

@@ -160,10 +160,15 @@ def test_resizing_keeps_distortion_and_can_be_undone() -> None:
 def test_the_largest_turn_of_a_ray_between_two_cameras() -> None:
     camera = Camera(640, 480, 500.0, 500.0, 319.5, 239.5)
     assert largest_turn(camera, camera) == 0
-    assert largest_turn(camera, camera.resized(320, 240)) < 2e-3  # half a pixel of the corner
+    assert largest_turn(camera, camera.resized(320, 240)) < 1e-9
     shifted = replace(camera, cx=camera.cx + 50)
-    assert largest_turn(camera, shifted) == pytest.approx(np.arctan(0.1), abs=2e-3)  # of the middle, where a pixel is largest
-    longer = replace(camera, fx=1000.0, fy=1000.0)
-    corner = np.hypot(319.5, 239.5)
-    assert largest_turn(camera, longer) == pytest.approx(np.arctan(corner / 500) - np.arctan(corner / 1000))
+    assert largest_turn(camera, shifted) == pytest.approx(np.arctan(0.1))  # of the middle, where a pixel is largest
+    longer, off_axis = replace(camera, fx=1000.0, fy=1000.0), 0.35 * np.hypot(640, 480)
+    assert largest_turn(camera, longer) == pytest.approx(np.arctan(off_axis / 500) - np.arctan(off_axis / 1000))
     assert largest_turn(camera, replace(camera, distortion_model='plumb_bob', distortion=(np.nan,) * 4)) == np.inf
+
+
+def test_a_barrel_whose_corners_have_no_inverse_turns_little_with_its_focus() -> None:
+    barrel = Camera(640, 480, 300.0, 300.0, 319.5, 239.5, 'plumb_bob', (-0.4, 0.1, 0.0, 0.0))
+    assert largest_turn(barrel, replace(barrel, fx=300.15, fy=300.15)) < 1e-3
+    assert largest_turn(barrel, barrel.resized(320, 240)) < 1e-3

@@ -123,11 +123,13 @@ def test_one_problem_of_a_batch() -> None:
 
 
 def test_wanted_experts_get_a_part_of_the_first() -> None:
-    assert list(with_parts_for([1, 5, 7], {3: 6, 1: 2}, 4).items()) == [(3, 4), (5, 1), (7, 1), (1, 2)]
+    assert list(with_parts_for([1, 5, 7], {3: 6, 1: 2}, 4).items()) == [(3, 4), (1, 2), (5, 1), (7, 1)]
     assert with_parts_for([5, 7], {3: 2, 1: 6}, 4) == {3: 1, 5: 1, 1: 6} and with_parts_for([5], {3: 1, 1: 7}, 4) == {3: 1, 1: 7}
     assert with_parts_for([], {3: 8}, 4) == {3: 8} and with_parts_for([1, 2], {3: 8}, 1) == {3: 8}
 
 
-def test_wanted_experts_take_the_place_of_the_least_probable() -> None:
+def test_wanted_experts_take_the_place_of_less_wanted_ones_alone() -> None:
     assert with_parts_for([5], {3: 4, 1: 2, 2: 1, 9: 1}, 4) == {3: 4, 5: 1, 1: 2, 2: 1}
-    assert with_parts_for([9, 5], {3: 4, 1: 2, 2: 1, 9: 1}, 3) == {3: 6, 5: 1, 9: 1}
+    assert with_parts_for([9, 5], {3: 4, 1: 2, 2: 1, 9: 1}, 3) == {3: 6, 9: 1, 5: 1}
+    assert with_parts_for([0, 1, 2, 3, 4, 5], {0: 5, 1: 1, 2: 1, 3: 1}, 4) == {0: 5, 1: 1, 2: 1, 3: 1}
+    assert with_parts_for([0, 1, 2, 3, 4, 5], {0: 6, 1: 1, 5: 1}, 4) == {0: 5, 1: 1, 2: 1, 3: 1}

@@ -132,7 +132,8 @@ def test_a_calibration_that_changes_has_to_be_confirmed(changes: dict[str, Any],
     for k in range(3):
         assert machine.decide(estimate(1.0 + k / 10), None, camera).published is (k > 0)
     other = replace(camera, **changes)
-    assert machine.decide(estimate(1.3), None, other).published is published
+    decision = machine.decide(estimate(1.3), None, other)
+    assert (decision.state, decision.published) == ((State.TRACKING, True) if published else (State.LOST, False))
     assert machine.decide(estimate(1.4), None, other).published
     assert machine.decide(estimate(1.5), None, camera).published is published, 'and one damaged message is none'
 
