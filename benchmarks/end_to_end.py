@@ -4,8 +4,9 @@
     python -m benchmarks.end_to_end report ends [--full]
 
 A map of 5 minutes; one of 15; and the first one trained end to end for 10, for RGB and for RGB-D. Minutes are CPU minutes over THREADS
-(benchmarks.mapping_ablation), runs are kept and not made again. The maps are asked by their cells alone, which is what is trained, with
-64 and with 256 minimal sets a frame, drawn by guidance or evenly.
+(benchmarks.mapping_ablation); those of training end to end come without the encoding of its views and the calibration, a minute or so
+that `report --full` has among its CPU seconds. Runs are kept and not made again. The maps are asked by their cells alone, which is what is
+trained, with 64 and with 256 minimal sets a frame, drawn by guidance or evenly.
 """
 from __future__ import annotations
 

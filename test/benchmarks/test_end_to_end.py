@@ -32,7 +32,9 @@ def test_all_settings_are_options() -> None:
     assert len(QUERIES) == 8 and {modality for modality, _ in QUERIES.values()} == {'rgb', 'rgbd'}
 
 
-def test_a_run_starts_from_the_first_map_of_its_seed(room: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_the_first_map_of_its_seed(room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = dict(list(QUERIES.items())[::5])
+    monkeypatch.setattr(end_to_end, 'QUERIES', queries)
     trained = Job(str(room), None, (None,), 8, 'end to end, RGB', 3, {'finetune': TINY_TRAINING})
     with pytest.raises(ConfigError, match=f'room__{FIRST}_3.dsacmap: missing'):
         run_job(trained, tmp_path)
@@ -42,7 +44,7 @@ def test_a_run_starts_from_the_first_map_of_its_seed(room: Path, tmp_path: Path)
     assert made['finetuned']['from'].endswith(f'room__{FIRST}_3.dsacmap') and made['finetuned']['options']['seed'] == 3
     assert first['steps'] == 20 and record['steps'] == 2 and 0 < record['cpu_s']
     for each in (first, record):
-        assert [test['query'] for test in each['tests']] == list(QUERIES) and all(test['frames'] == 2 for test in each['tests'])
+        assert [test['query'] for test in each['tests']] == list(queries) and all(test['frames'] == 2 for test in each['tests'])
 
 
 def test_settings_seeds_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
