@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,12 @@ def test_the_state_machine_of_the_node_speaks_too():
     assert [(r.answered, r.published) for r in results] == [(True, False), (True, True), (False, False), (True, True)]
     assert [r.state for r in results[:2]] == ['INITIALISING', 'DEGRADED'] and results[1].reasons == ('weak_position', 'weak_rotation')
     assert replay_offline(RuleLocalizer(), source, 'rgb', state=StateOptions(agreeing=1))[0].published
+
+
+def test_another_calibration_has_to_be_confirmed():
+    longer = replace(CAMERA, fx=1.3 * CAMERA.fx)
+    source = [frame if i < 2 else replace(frame, camera=longer) for i, frame in enumerate(frames(*'abcd'))]
+    assert [r.published for r in replay_offline(RuleLocalizer(), ListSource(source), 'rgb')] == [False, True, False, True]
 
 
 def test_a_map_error_is_not_hidden():

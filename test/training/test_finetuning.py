@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,7 @@ import rooms, torch
 from dsac_ros.training.finetuning import finetune
 from test_finetuning import OPTIONS
 from dataclasses import replace
+from itertools import count
 torch.set_num_threads(1)
 out = Path({out!r})
 resume = (out.with_name(out.name + '.finetuning') / 'checkpoint.safetensors').is_file()
@@ -219,3 +221,10 @@ def test_poses_in_another_frame_are_refused(tmp_path: Path) -> None:
 def test_the_time_becomes_a_number_of_steps(tmp_path: Path) -> None:
     bundle = tuned(tmp_path / 'm.dsacmap', replace(OPTIONS, iterations=0, minutes=0.02))
     assert 1 <= bundle.training['finetuned']['steps'] < 60
+
+
+def test_the_time_is_that_of_the_clock(tmp_path: Path) -> None:
+    """One that ticks when it is read: five steps take a second, as does a look at the held-out frames every three."""
+    ticks = count()
+    bundle = tuned(tmp_path / 'm.dsacmap', replace(OPTIONS, iterations=0, minutes=0.1), clock=lambda: float(next(ticks)))
+    assert bundle.training['finetuned']['steps'] == int(6 / (1 / 5 + 1 / 3))
