@@ -53,6 +53,8 @@ MEASURED_STEPS = 5  # after the first, that tell how many there is time for
 EMPTY_LOSS = 100.0  # of a pool without any hypothesis: as bad as a metre
 CALIBRATION_SHARE = 0.1  # of the time
 ALPHA_RATE = 0.1  # at which the inverse temperature follows the scores
+# Augmented ones of each held-out frame: the frames lie between mapped views, where a map that was just made is at its best.
+WATCHED_VIEWS = 4
 MAX_GRADIENT = 1.0  # norm: a step is one of a few images, some of them hopeless
 
 
@@ -92,7 +94,7 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
         tell(Progress('read'))
         map_from_site = np.linalg.inv(bundle.entry.site_from_map_44)
         training, held_out = (moved(part, map_from_site) for part in frames_of(sources, bundle.frame_id, options))
-        views = len(training) * (1 + options.augmented) + len(held_out)
+        views = len(training) * (1 + options.augmented) + len(held_out) * (1 + WATCHED_VIEWS)
         with progress_bar('encode', views, quiet) as bar:
             numbers = count(1)
 
@@ -102,7 +104,7 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
 
             encoder = shared_encoder(str(where))
             episodes = encode(training, encoder, options.augmented, options.seed, where, encoded)
-            watched = encode(held_out, encoder, 0, options.seed, where, encoded)
+            watched = encode(held_out, encoder, WATCHED_VIEWS, options.seed, where, encoded)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = resumed(checkpoint, bundle, options, team) if resume else begin(bundle, options, episodes, watched, team, clock)
         train(state, episodes, watched, options, checkpoint, team, watch, quiet)
@@ -242,8 +244,8 @@ def predict(expert: nn.Module, batch: Episodes, options: FinetuningOptions) -> t
 
 @torch.no_grad()
 def held_out_losses(expert: Expert, watched: Episodes, options: FinetuningOptions) -> dict[str, float]:
-    """Of the cells as the localizer solves them, with the same random numbers each time: mean pose loss, and the medians of what it is
-    made of."""
+    """By the cells as the localizer solves them, with the same random numbers each time: mean pose loss of the held-out frames and their
+    augmented views, and the medians of what it is made of over the frames themselves."""
     losses, distances, angles = [], [], []
     for first in range(0, len(watched), options.batch):
         seeds = range(first, min(first + options.batch, len(watched)))
@@ -253,8 +255,8 @@ def held_out_losses(expert: Expert, watched: Episodes, options: FinetuningOption
         losses.append(pose_loss(poses_B44[:, None], truths_B44, cut_off=options.cut_off))
         distances.append((poses_B44 - truths_B44)[:, :3, 3].norm(dim=-1))
         angles.append(se3.rotation_angle(truths_B44[:, :3, :3].mT @ poses_B44[:, :3, :3]))
-    return {'held_out': torch.cat(losses).mean().item(), 'held_out_cm': 100 * torch.cat(distances).median().item(),
-            'held_out_deg': math.degrees(torch.cat(angles).median().item())}
+    metres, radians = (torch.cat(values)[::1 + WATCHED_VIEWS].median().item() for values in (distances, angles))
+    return {'held_out': torch.cat(losses).mean().item(), 'held_out_cm': 100 * metres, 'held_out_deg': math.degrees(radians)}
 
 
 @torch.no_grad()

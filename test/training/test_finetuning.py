@@ -167,7 +167,8 @@ def test_who_watches_is_told_every_stage(tmp_path: Path) -> None:
     told: list[Progress] = []
     bundle = tuned(tmp_path / 'm.dsacmap', watch=lambda progress: told.append(progress) or Wish.GO_ON)
     assert list(dict.fromkeys(progress.stage for progress in told)) == ['read', 'encode', 'train', 'calibrate']
-    assert [p.step for p in told if p.stage == 'encode'] == list(range(1, rooms.FRAMES + 1)) and told[1].steps == rooms.FRAMES
+    views = rooms.FRAMES + finetuning.WATCHED_VIEWS * bundle.training['finetuned']['held_out_frames']
+    assert [p.step for p in told if p.stage == 'encode'] == list(range(1, views + 1)) and told[1].steps == views
     steps = [progress for progress in told if progress.stage == 'train']
     assert [p.step for p in steps] == list(range(7)) and {p.steps for p in steps} == {6}
     assert math.isnan(steps[0].loss) and all(math.isfinite(p.loss) and p.entropy_bits > 0 for p in steps[1:])
