@@ -133,8 +133,9 @@ class LocalizerNode(LifecycleNode):
             action()
         except Exception as error:
             undo()
-            self.get_logger().error(f'cannot {what}: {error if isinstance(error, DsacError) else traceback.format_exc()}')
-            self.outlets.news(f'cannot {what}: {error}')
+            if self.context.ok():  # else a signal came in between: nothing is wrong, and nobody can be told
+                self.get_logger().error(f'cannot {what}: {error if isinstance(error, DsacError) else traceback.format_exc()}')
+                self.outlets.news(f'cannot {what}: {error}')
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
