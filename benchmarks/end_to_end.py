@@ -11,7 +11,6 @@ trained, with 64 and with 256 minimal sets a frame, drawn by guidance or evenly.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from dataclasses import asdict, replace
@@ -20,7 +19,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.mapping_ablation import CELLS_ALONE, SLEEP_WHILE_WAITING, THREADS, Job, Queries, cpu_clock, read_runs, report, run, tested
+from benchmarks.mapping_ablation import (
+    CELLS_ALONE,
+    THREADS,
+    Job,
+    Queries,
+    add_commands,
+    asked_for,
+    cpu_clock,
+    read_runs,
+    report,
+    run_settings,
+    tested,
+)
 from benchmarks.mapping_ablation import run_job as map_job
 from dsac_ros.config import FinetuningOptions, parse_settings
 from dsac_ros.data.opening import open_source
@@ -67,44 +78,20 @@ def finetune_job(job: Job, folder: Path) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m benchmarks.end_to_end', description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest='command', required=True)
-    runner = commands.add_parser('run', help='make and test maps')
-    runner.add_argument('source', help='a bag or a data folder with reference poses')
-    runner.add_argument('--train', help='split that maps are made of')
-    runner.add_argument('--test', nargs='+', default=[None], help='splits that they are tested on, or other bags')
-    runner.add_argument('--every', type=int, default=1, help='test on every N-th frame')
-    runner.add_argument('--seeds', type=int, default=3)
-    runner.add_argument('--only', help='settings to run, joined by |; default: all')
-    runner.add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='option of the training end to end')
-    runner.add_argument('--out', type=Path, required=True, metavar='FOLDER')
-    reporter = commands.add_parser('report', help='print what the runs so far gave')
-    reporter.add_argument('folder', type=Path)
-    reporter.add_argument('--full', action='store_true', help='all metrics of each query')
+    add_commands(parser).add_argument('--set', action='append', default=[], metavar='NAME=VALUE', help='option of the training end to end')
     options = parser.parse_args(arguments)
     if options.command == 'report':
         print(report(read_runs(options.folder), options.full))
         return 0
-    chosen = options.only.split('|') if options.only else list(SETTINGS)
-    unknown = [name for name in chosen if name not in SETTINGS]
-    if unknown:
-        parser.error(f'--only: no setting {unknown[0]!r}; known: {"|".join(SETTINGS)}')
-    settings = {named(name, options.set): changed(SETTINGS[name], options.set) for name in chosen}
-    os.environ.update(SLEEP_WHILE_WAITING)
-    (options.out / 'maps').mkdir(parents=True, exist_ok=True)
-    jobs = [Job(options.source, options.train, tuple(options.test), options.every, name, seed, values)
-            for seed in range(options.seeds) for name, values in settings.items()]
-    return 1 if run(jobs, options.out, run_job) else 0
+    chosen = asked_for(parser, options.only, SETTINGS)
+    return run_settings(options, dict(changed(name, values, options.set) for name, values in chosen.items()), run_job)
 
 
-def named(setting: str, texts: list[str]) -> str:
-    return ', '.join([setting, *texts]) if 'finetune' in SETTINGS[setting] else setting
-
-
-def changed(options: dict[str, Any], texts: list[str]) -> dict[str, Any]:
-    """With what --set says. Raises ConfigError."""
+def changed(name: str, options: dict[str, Any], texts: list[str]) -> tuple[str, dict[str, Any]]:
+    """A setting with what --set says of its training end to end, under a name that tells it. Raises ConfigError."""
     if 'finetune' not in options:
-        return options
-    return {'finetune': {**options['finetune'], **parse_settings({'': FinetuningOptions}, texts)}}
+        return name, options
+    return ', '.join([name, *texts]), {'finetune': {**options['finetune'], **parse_settings({'': FinetuningOptions}, texts)}}
 
 
 if __name__ == '__main__':

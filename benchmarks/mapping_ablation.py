@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -195,38 +195,54 @@ def spread(values: Sequence[float], form: str) -> str:
     return middle if low == high else f'{middle} ({low}..{high})'
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.mapping_ablation', description=__doc__.splitlines()[0])
+def add_commands(parser: argparse.ArgumentParser, suites: Iterable[str] = ()) -> argparse.ArgumentParser:
+    """`run`, of one of the suites where there are any, and `report`; the parser of `run`, for more options."""
     commands = parser.add_subparsers(dest='command', required=True)
     runner = commands.add_parser('run', help='make and test maps')
-    runner.add_argument('suite', choices=SUITES)
+    if suites:
+        runner.add_argument('suite', choices=suites)
     runner.add_argument('source', help='a bag or a data folder with reference poses')
     runner.add_argument('--train', help='split that maps are made of')
     runner.add_argument('--test', nargs='+', default=[None], help='splits that they are tested on, or other bags')
     runner.add_argument('--every', type=int, default=1, help='test on every N-th frame')
     runner.add_argument('--seeds', type=int, default=3)
-    runner.add_argument('--only', help='settings to run, joined by |; default: all of the suite')
-    runner.add_argument('--minutes', type=float, help='instead of those of the suite')
+    runner.add_argument('--only', help='settings to run, joined by |; default: all')
     runner.add_argument('--out', type=Path, required=True, metavar='FOLDER')
     reporter = commands.add_parser('report', help='print what the runs so far gave')
     reporter.add_argument('folder', type=Path)
     reporter.add_argument('--full', action='store_true', help='all metrics of each query')
+    return runner
+
+
+def asked_for(parser: argparse.ArgumentParser, only: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of the settings that --only names."""
+    chosen = only.split('|') if only else list(settings)
+    unknown = [name for name in chosen if name not in settings]
+    if unknown:
+        parser.error(f'--only: no setting {unknown[0]!r}; known: {"|".join(settings)}')
+    return {name: settings[name] for name in chosen}
+
+
+def run_settings(options: argparse.Namespace, settings: dict[str, dict[str, Any]], work: Callable[[Job, Path], dict[str, Any]]) -> int:
+    """Every setting with each of the seeds; the exit code."""
+    os.environ.update(SLEEP_WHILE_WAITING)
+    (options.out / 'maps').mkdir(parents=True, exist_ok=True)
+    jobs = [Job(options.source, options.train, tuple(options.test), options.every, name, seed, values)
+            for seed in range(options.seeds) for name, values in settings.items()]
+    return 1 if run(jobs, options.out, work) else 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.mapping_ablation', description=__doc__.splitlines()[0])
+    add_commands(parser, SUITES).add_argument('--minutes', type=float, help='instead of those of the suite')
     options = parser.parse_args(arguments)
     if options.command == 'report':
         print(report(read_runs(options.folder), options.full))
         return 0
-    chosen = options.only.split('|') if options.only else list(SUITES[options.suite])
-    unknown = [name for name in chosen if name not in SUITES[options.suite]]
-    if unknown:
-        parser.error(f'--only: no setting {unknown[0]!r}; known: {"|".join(SUITES[options.suite])}')
-    os.environ.update(SLEEP_WHILE_WAITING)
-    (options.out / 'maps').mkdir(parents=True, exist_ok=True)
-    settings = {name: SUITES[options.suite][name] for name in chosen}
+    settings = asked_for(parser, options.only, SUITES[options.suite])
     if options.minutes is not None:
         settings = {f'{name}, {options.minutes:g} min': {**values, 'minutes': options.minutes} for name, values in settings.items()}
-    jobs = [Job(options.source, options.train, tuple(options.test), options.every, name, seed, values)
-            for seed in range(options.seeds) for name, values in settings.items()]
-    return 1 if run(jobs, options.out) else 0
+    return run_settings(options, settings, run_job)
 
 
 if __name__ == '__main__':

@@ -6,24 +6,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks import end_to_end
+from benchmarks import end_to_end, mapping_ablation
 from benchmarks.end_to_end import FIRST, QUERIES, SETTINGS, main, run_job
-from benchmarks.mapping_ablation import Job
-from dsac_ros import cli
+from benchmarks.mapping_ablation import SLEEP_WHILE_WAITING, Job
 from dsac_ros.config import FinetuningOptions, MappingOptions
 from dsac_ros.errors import ConfigError
 from dsac_ros.maps.bundle import load_map
 
 TINY = {'minutes': 5.0, 'steps': 20, 'width': 64, 'augmented': 0, 'capacity': 20_000}
 TINY_TRAINING = {'iterations': 2, 'hypotheses': 16, 'bits': 2.0, 'augmented': 0}
-
-
-@pytest.fixture(scope='module')
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp('bags') / 'room'
-    assert cli.main(['synth', '--out', str(path), '--frames', '16', '--width', '320', '--height', '240', '--rate', '3',
-                     '--texels-per-metre', '60']) == 0
-    return path
 
 
 def test_all_settings_are_options() -> None:
@@ -49,8 +40,9 @@ def test_a_run_starts_from_the_first_map_of_its_seed(room: Path, tmp_path: Path,
 
 def test_settings_seeds_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Job] = []
-    monkeypatch.setattr(end_to_end, 'run', lambda jobs, folder, work: asked.extend(jobs) or 0)
-    monkeypatch.setattr(end_to_end.os, 'environ', {})
+    monkeypatch.setattr(mapping_ablation, 'run', lambda jobs, folder, work: asked.extend(jobs) or 0)
+    for name in SLEEP_WHILE_WAITING:
+        monkeypatch.setenv(name, 'told otherwise')  # and put back at the end
     arguments: list[Any] = ['run', 'kitchen', '--train', 'fit', '--test', 'near', '--out', str(tmp_path / 'out'), '--seeds', '2',
                             '--only', f'{FIRST}|end to end, RGB-D', '--set', 'learning_rate=1e-4']
     assert main(arguments) == 0

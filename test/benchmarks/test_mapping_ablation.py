@@ -12,20 +12,11 @@ import pytest
 
 from benchmarks import mapping_ablation
 from benchmarks.mapping_ablation import SLEEP_WHILE_WAITING, SUITES, THREADS, Job, cpu_clock, main, read_runs, report, run, run_job, spread
-from dsac_ros import cli
 from dsac_ros.config import MappingOptions
 from dsac_ros.errors import DataError
 from dsac_ros.maps.bundle import load_map
 
 TINY = {'minutes': 5.0, 'steps': 20, 'width': 64, 'augmented': 0, 'capacity': 20_000}
-
-
-@pytest.fixture(scope='module')
-def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp('bags') / 'room'
-    assert cli.main(['synth', '--out', str(path), '--frames', '16', '--width', '320', '--height', '240', '--rate', '3',
-                     '--texels-per-metre', '60']) == 0
-    return path
 
 
 def job(source: Path, setting: str = 'default', seed: int = 0, **options: Any) -> Job:
@@ -100,7 +91,7 @@ def test_what_is_done_is_not_done_again_and_a_failure_stops_nothing(tmp_path: Pa
 
 def test_seeds_come_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Job] = []
-    monkeypatch.setattr(mapping_ablation, 'run', lambda jobs, folder: asked.extend(jobs) or 0)
+    monkeypatch.setattr(mapping_ablation, 'run', lambda jobs, folder, work: asked.extend(jobs) or 0)
     for name in SLEEP_WHILE_WAITING:
         monkeypatch.setenv(name, 'told otherwise')
     arguments = ['run', 'choices', 'kitchen', '--train', 'fit', '--test', 'near', 'far', '--out', str(tmp_path / 'out')]
