@@ -45,7 +45,7 @@ from dsac_ros.training.mapping import map_source
 APART_M = 30.0
 UNLIKE = 2.0  # noise over descriptor: what it leaves of the likeness of a copy is that of rooms that have nothing to do with each other
 LOOK = Look(640, 480, 400.0, 200, 24)
-TOP_ONE = GatingOptions(most_experts=1, parts=1)
+TOP_ONE = GatingOptions(most_experts=1, parts=1, searches=1)
 WITHIN_M, WITHIN_DEG = 0.05, 5.0
 
 

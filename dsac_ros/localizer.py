@@ -2,11 +2,10 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -14,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsac_ros.cell_grid import CellGrid, cell_depths, cell_grid
 from dsac_ros.config import EstimatorOptions, GatingOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError, MapError
 from dsac_ros.exposure import brightened
 from dsac_ros.geometry import se3
-from dsac_ros.geometry.camera import bearings, cell_centres
-from dsac_ros.landmarks.positioning import ByLandmarks, View, look
+from dsac_ros.landmarks.positioning import ByLandmarks, Sight, View, look
 from dsac_ros.maps.bundle import MapBundle
 from dsac_ros.maps.choice import Attempt, Choice, SubMap
 from dsac_ros.maps.site import Site, open_site, site_of
-from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
+from dsac_ros.networks.encoder import STRIDE, image_to_tensor, shared_encoder
 from dsac_ros.networks.expert import predict
 from dsac_ros.ransac.cells import cell_problem, finished_by_angle, guidance, searched_by_angle
 from dsac_ros.ransac.correspondences import Correspondences, stacked
@@ -34,6 +33,7 @@ from dsac_ros.ransac.experts import added, agreement, draws_of_parts, posterior,
 from dsac_ros.ransac.kernel import soft_inliers
 from dsac_ros.ransac.sampling import uniform_draws
 from dsac_ros.records import Camera, Estimate, Frame, Guess
+from dsac_ros.stopwatch import Stopwatch
 from dsac_ros.tracking.integrity import judge, judge_place
 
 NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
@@ -64,33 +64,6 @@ def release_memory() -> None:
 
 
 @dataclass(frozen=True)
-class CellGrid:
-    """The cells of one camera's images that are used: every second one, as on a chessboard, since neighbours see nearly the same.
-
-    cells_N: their indices in the encoder's grid. pixels_N2: int, of the image as it comes. bearings_N3:
-    unit viewing rays. focal: [px] of the resized image.
-    """
-
-    width: int
-    height: int
-    cells_N: Tensor
-    pixels_N2: np.ndarray
-    bearings_N3: np.ndarray
-    focal: float
-
-
-@lru_cache(maxsize=16)
-def cell_grid(camera: Camera) -> CellGrid:
-    """Distortion is undone here, once per camera and for the cells alone."""
-    width, height = input_size(camera.width, camera.height)
-    centres = cell_centres(width, height, STRIDE)
-    chosen = np.flatnonzero(np.indices(centres.shape[:2]).sum(0).ravel() % 2 == 0)
-    pixels = (centres.reshape(-1, 2)[chosen] + 0.5) * [camera.width / width, camera.height / height] - 0.5
-    return CellGrid(width, height, torch.from_numpy(chosen), np.rint(pixels).astype(int), bearings(camera, pixels),
-                    camera.resized(width, height).fx)
-
-
-@dataclass(frozen=True)
 class Seen:
     """What a frame was localised by, kept on the device for who wants to look (dsac_ros.viewing): the sub-map, its keypoints, and its
     cells where they were asked."""
@@ -98,25 +71,6 @@ class Seen:
     sub_map: SubMap
     view: View | None
     cells: Correspondences | None = None
-
-
-class Stopwatch:
-    """Milliseconds of the stages of a frame."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.stages[stage] = 1e3 * (now - self._last)
-        self._last = now
-
-
-def cell_depths(depth: np.ndarray, pixels_N2: np.ndarray) -> np.ndarray:
-    """(N,) float32 metres at pixels (int), 0 where there is none: one NaN in the normal equations would spoil the pose."""
-    values = depth[pixels_N2[:, 1], pixels_N2[:, 0]]
-    return np.where(np.isfinite(values) & (values > 0), values, np.float32(0))
 
 
 @dataclass(frozen=True)
@@ -129,6 +83,29 @@ class Pose:
     landmarks: Tensor
     score: Tensor
     margin: Tensor
+
+
+@dataclass(frozen=True)
+class Search:
+    """A frame that is looked for among sub-maps, and what has been found out about them.
+
+    depth_N: [m] of the cells, None without depth. gated_E1: probabilities by the gating, of none of them last. by_cells, by_landmarks:
+    sub-map -> odds, of those that were tried.
+    """
+
+    frame: Frame
+    modality: str
+    grid: CellGrid
+    depth_N: np.ndarray | None
+    features_NC: Tensor
+    sight: Future[Sight] | None
+    gated_E1: np.ndarray
+    by_cells: dict[int, float] = field(default_factory=dict)
+    by_landmarks: dict[int, float] = field(default_factory=dict)
+
+    def posterior(self) -> np.ndarray:
+        """(E + 1,) as far as is known."""
+        return posterior(self.gated_E1, added(self.by_cells, self.by_landmarks))
 
 
 class Localizer:
@@ -191,22 +168,42 @@ class Localizer:
         gated_E1, parts = choice.shared_out(maps_CHW, _seed(frame), prior)
         if choice.gating is not None:
             watch.lap('gating')
-        attempts = choice.attempts(parts, expected, sight)
+        return self._searched(Search(frame, modality, grid, depth, features, sight, gated_E1), parts, expected, watch)
+
+    def _searched(self, search: Search, parts: dict[int, int], expected: Attempt | None, watch: Stopwatch) -> Estimate:
+        """The first answer that is accepted; else that of the most probable sub-maps, with what is known of all that were tried."""
+        found: list[tuple[Estimate, Seen | None]] = []
+        tried: set[int] = set()
+        while parts and len(found) < self.choice.options.searches:
+            answer = self._search(search, parts, expected, watch)
+            if answer.verdict.accepted:
+                return answer
+            found.append((answer, self.seen))
+            tried.update(parts)
+            parts = self.choice.others(search.posterior(), tried)
+        last, (first, self.seen) = found[-1][0], found[0]
+        return replace(first, posterior=last.posterior, stage_times_ms=last.stage_times_ms)
+
+    def _search(self, search: Search, parts: dict[int, int], expected: Attempt | None, watch: Stopwatch) -> Estimate:
+        """The pose in the best of these sub-maps, each with its parts of the hypotheses."""
+        frame, grid, modality, choice = search.frame, search.grid, search.modality, self.choice
+        attempts = choice.attempts(parts, expected, search.sight)
         if choice.gating is not None:
             watch.lap('load')
-        points_AN3, scales_AN = predict([each.sub_map.expert for each in attempts], features)
+        points_AN3, scales_AN = predict([each.sub_map.expert for each in attempts], search.features_NC)
         watch.lap('expert')
         count = len(attempts)
         cells = cell_problem(points_AN3, scales_AN, torch.from_numpy(grid.bearings_N3)[None].to(self.device).expand(count, -1, -1),
                              STRIDE / grid.focal,
-                             None if depth is None else torch.from_numpy(depth)[None].to(self.device).expand(count, -1), self.estimator)
+                             None if search.depth_N is None else torch.from_numpy(search.depth_N)[None].to(self.device).expand(count, -1),
+                             self.estimator)
         first = self._first_poses(frame, modality, cells, guidance(scales_AN), attempts, list(parts.values()))
         finished = finished_by_angle(cells, first, self.estimator)
-        by_cells, by_landmarks = self._first_evidence(cells, finished, first, attempts)
-        promising = self._promising(posterior(gated_E1, added(by_cells, by_landmarks)), attempts)
+        self._first_evidence(cells, finished, first, attempts, search)
+        promising = self._promising(search.posterior(), attempts)
         watch.lap('estimator')
-        poses = {row: self._by_landmarks(row, attempts, first, finished, modality, by_landmarks) for row in promising}
-        posterior_E1 = posterior(gated_E1, added(by_cells, by_landmarks))
+        poses = {row: self._by_landmarks(row, attempts, first, finished, modality, search.by_landmarks) for row in promising}
+        posterior_E1 = search.posterior()
         best = max(poses, key=lambda row: posterior_E1[attempts[row].index])
         if any(each.view is not None for each in attempts):
             watch.lap('landmarks')
@@ -246,19 +243,21 @@ class Localizer:
         options = replace(self.estimator, refined=max(2, self.estimator.refined // len(attempts)))
         return estimate(problem, weights_BN, draws_of_parts(draws_1K3, parts, self.choice.options.parts), options)
 
-    def _first_evidence(self, cells: Correspondences, finished: Solution, first: Solution,
-                        attempts: list[Attempt]) -> tuple[dict[int, float], dict[int, float]]:
-        """Sub-map -> odds by its cells, and by the matches of keypoints to anywhere, before landmarks are matched around a pose.
+    def _first_evidence(self, cells: Correspondences, finished: Solution, first: Solution, attempts: list[Attempt],
+                        search: Search) -> None:
+        """Odds of the sub-maps by their cells, and by the matches of keypoints to anywhere, before landmarks are matched around a pose.
 
         Cells next to each other err together; the factor on their covariance says by how much their likelihood is too sure.
         """
         if self.choice.gating is None:
-            return {}, {}
+            return
         scores_A = agreement(cells, finished.camera_from_map_B44[:len(attempts)], self.estimator)
         numbers = torch.cat([scores_A, first.inliers_B[len(attempts):]]).cpu().tolist()
-        by_cells = {each.index: score / max(1.0, each.sub_map.bundle.covariance_factors['rgb']) for each, score in zip(attempts, numbers)}
+        for each, score in zip(attempts, numbers):
+            search.by_cells[each.index] = score / max(1.0, each.sub_map.bundle.covariance_factors['rgb'])
         matched = [each.index for each in attempts if each.anywhere is not None]
-        return by_cells, {index: max(0.0, inliers - MIN_ANYWHERE) for index, inliers in zip(matched, numbers[len(attempts):])}
+        for index, inliers in zip(matched, numbers[len(attempts):]):
+            search.by_landmarks[index] = max(0.0, inliers - MIN_ANYWHERE)
 
     def _promising(self, posterior_E1: np.ndarray, attempts: list[Attempt]) -> list[int]:
         """The rows whose landmarks are worth looking at, the best first."""

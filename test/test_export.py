@@ -8,8 +8,9 @@ import cv2
 import torch
 from torch import Tensor, nn
 
+from dsac_ros.cell_grid import cell_grid
 from dsac_ros.config import EstimatorOptions
-from dsac_ros.localizer import Localizer, cell_grid
+from dsac_ros.localizer import Localizer
 from dsac_ros.networks.encoder import image_to_tensor
 from dsac_ros.ransac.cells import finished_by_angle, guidance, searched_by_angle
 from dsac_ros.ransac.correspondences import Correspondences

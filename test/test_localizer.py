@@ -13,8 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from dsac_ros.config import EstimatorOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError, MapError
-from dsac_ros.localizer import Localizer, cell_grid, resolve_device
-from dsac_ros.networks.encoder import input_size
+from dsac_ros.localizer import Localizer, resolve_device
 from dsac_ros.records import Camera, Estimate, Frame
 
 sys.path.append(str(Path(__file__).parent))
@@ -134,28 +133,6 @@ def test_a_twice_as_large_image_gives_the_same_pose(localizer: Localizer) -> Non
                     depth=cv2.resize(frame.depth, (640, 480), interpolation=cv2.INTER_NEAREST), camera=frame.camera.resized(640, 480))
     small, twice = localizer.localize(frame, 'rgbd'), localizer.localize(large, 'rgbd')
     assert np.abs(small.map_from_camera - twice.map_from_camera).max() < 0.02
-
-
-def test_the_grid_is_of_the_image_that_the_encoder_sees() -> None:
-    """Rays and pixels of the cells of a resized, distorted camera against OpenCV."""
-    camera = CAMERAS['other size, off centre, fx != fy']
-    grid = cell_grid(camera)
-    columns, rows = grid.width // 8, grid.height // 8
-    assert (grid.width, grid.height) == input_size(500, 400) and len(grid.bearings_N3) == len(grid.pixels_N2) == len(grid.cells_N)
-    small, cells = camera.resized(grid.width, grid.height), grid.cells_N.tolist()
-    # as on a chessboard, up to the corners
-    assert sorted(cells) == [r * columns + c for r in range(rows) for c in range(columns) if (r + c) % 2 == 0]
-    # the cell in row 3 and column 5: pixels 40 to 47 and 24 to 31 of the resized image
-    at = cells.index(columns * 3 + 5)
-    ray = grid.bearings_N3[at]
-    np.testing.assert_allclose(ray[:2] / ray[2], [(43.5 - small.cx) / small.fx, (27.5 - small.cy) / small.fy], atol=1e-9)
-    assert grid.pixels_N2[at].tolist() == [round(44 * 500 / grid.width - 0.5), round(28 * 400 / grid.height - 0.5)]
-    assert grid.pixels_N2.min() >= 0 and (grid.pixels_N2.max(0) < [500, 400]).all()
-    assert cell_grid(replace(camera)) is grid
-    bent = CAMERAS['plumb_bob']
-    grid = cell_grid(bent)
-    seen = cv2.projectPoints(grid.bearings_N3[:, None], np.zeros(3), np.zeros(3), bent.matrix(), np.array(bent.distortion))[0][:, 0]
-    assert np.abs(seen - grid.pixels_N2).max() < 0.51  # whole pixels nearest to the cells' centres
 
 
 def test_what_was_never_mapped_is_refused(localizer: Localizer) -> None:

@@ -93,6 +93,30 @@ def test_a_likely_one_always_has_a_part() -> None:
         assert made.choice.shared_out(torch.zeros(CHANNELS, 2, 2), seed, None)[1] == {1: 7, 0: 1}
 
 
+def test_a_frame_that_is_refused_is_looked_for_in_the_others_too() -> None:
+    """One sub-map at a time, the wrong one first: the second search finds what the first could not, and tells of both."""
+    one = {'most_experts': 1, 'parts': 4}
+    twice, once = (told(0.3, 0.6, 0.1, gating=GatingOptions(searches=count, **one)) for count in (2, 1))
+    for frame in rooms.tiny_frames(1)[::12]:
+        first, second = once.localize(frame, 'rgb'), twice.localize(frame, 'rgb')
+        assert first.expert == 'tiny2' and not first.verdict.accepted and not once.choice.sub_maps.ready(0)
+        assert second.expert == 'tiny' and second.verdict.accepted and distance(second, frame, 1) < 0.05
+        assert twice.seen is not None and twice.seen.sub_map.bundle.entry.name == 'tiny'
+    blank = replace(frame, image=np.zeros_like(frame.image))
+    first, second = once.localize(blank, 'rgb'), twice.localize(blank, 'rgb')
+    assert second.expert == 'tiny2' and second.verdict == first.verdict and twice.seen.sub_map.bundle.entry.name == 'tiny2'
+    assert second.map_from_camera.tobytes() == first.map_from_camera.tobytes()
+
+
+def test_what_has_hardly_a_chance_is_not_searched() -> None:
+    choice = told(0.01, 0.97, 0.02).choice
+    assert choice.others(np.array([0.01, 0.97, 0.02]), {1}) == {} and choice.others(np.array([0.1, 0.0, 0.9]), {0, 1}) == {}
+    assert choice.others(np.array([0.1, 0.0, 0.9]), {1}) == {0: 8}
+    assert choice.others(np.array([0.03, 0.02, 0.95]), {}) == {0: 4, 1: 4}
+    choice.unreadable = {0}
+    assert choice.others(np.array([0.1, 0.0, 0.9]), {1}) == {}
+
+
 def test_a_look_alike_is_run_also_where_gating_is_sure() -> None:
     made = told(0.0, 0.999, 0.001)
     made.choice.gating.look_alikes = lambda expert: [1 - expert]

@@ -1,7 +1,7 @@
 """Which sub-maps a frame is tried in: those that the frames before and gating expect, read and on their device."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -22,6 +22,7 @@ from dsac_ros.ransac.sampling import uniform_draws
 from dsac_ros.records import Guess
 
 LIKELY = 0.05  # probability from which on a sub-map is tried; draws leave a fourth one out of most frames (docs/large_places.md)
+WORTH_A_SEARCH = 0.02  # probability of all sub-maps that were not tried, from which on the best of them are (docs/large_places.md)
 EXPECTED = 0.5  # probability from which on a sub-map is looked at beside the encoder, before gating says which it is
 NONE = ''  # the name of no sub-map, in a posterior
 
@@ -99,6 +100,15 @@ class Choice:
         alike = [index for index in self.gating.look_alikes(next(iter(parts))) if index not in self.unreadable]
         likely = np.argsort(-gated_E1[:-1], kind='stable')[:np.count_nonzero(gated_E1[:-1] >= LIKELY)].tolist()
         return gated_E1, with_parts_for(list(dict.fromkeys(alike + likely)), parts, self.options.most_experts)
+
+    def others(self, posterior_E1: np.ndarray, tried: Collection[int]) -> dict[int, int]:
+        """Equal parts of the budget for the most probable sub-maps that were not tried; none where they have hardly a chance left."""
+        order = np.argsort(-posterior_E1[:-1], kind='stable').tolist()
+        left = [index for index in order if index not in tried and index not in self.unreadable]
+        if not left or posterior_E1[left].sum() < WORTH_A_SEARCH:
+            return {}
+        chosen = left[:min(self.options.most_experts, self.options.parts)]
+        return dict.fromkeys(chosen, self.options.parts // len(chosen))
 
     def attempts(self, parts: Mapping[int, int], expected: Attempt | None, sight: Future[Sight] | None) -> list[Attempt]:
         """One for each sub-map that gets a part of the budget, in that order."""

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsac_ros.cell_grid import cell_depths, cell_grid
 from dsac_ros.errors import DataError
 from dsac_ros.exposure import brightened
 from dsac_ros.geometry.camera import bearings, cell_centres
-from dsac_ros.localizer import cell_depths, cell_grid
 from dsac_ros.networks.encoder import CHANNELS, STRIDE, Encoder, image_to_tensor
 from dsac_ros.networks.gating import describe
 from dsac_ros.records import Frame

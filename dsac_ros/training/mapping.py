@@ -23,13 +23,14 @@ from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DataError
 from dsac_ros.exposure import brightened
 from dsac_ros.landmarks.landmarks import Landmarks
-from dsac_ros.localizer import Stopwatch, resolve_device
+from dsac_ros.localizer import resolve_device
 from dsac_ros.maps.bundle import MapBundle, check_place, save_map
 from dsac_ros.maps.manifest import check_name
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.networks.gating import prototypes
 from dsac_ros.progress import progress_bar
 from dsac_ros.records import Frame
+from dsac_ros.stopwatch import Stopwatch
 from dsac_ros.training.budget import Budget, Clock
 from dsac_ros.training.buffer import Buffer, Targets, depth_targets, fill, usable_views
 from dsac_ros.training.calibration import calibrate

@@ -8,8 +8,8 @@ import pytest
 import rooms
 import torch
 
+from dsac_ros.cell_grid import cell_grid
 from dsac_ros.errors import DataError
-from dsac_ros.localizer import cell_grid
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.training.episodes import Episodes, encode
 
