@@ -23,9 +23,7 @@ PATIENCE_S = 1.0  # with what the main thread is at when a signal has come
 
 
 class Ending(Protocol):
-    """A node that can be ended: False where something of it still runs."""
-
-    context: Context
+    """A node of the default context that can be ended: False where something of it still runs."""
 
     def end(self) -> bool: ...
 
@@ -35,11 +33,11 @@ N = TypeVar('N', bound=Ending)
 
 def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments: list[str] | None = None) -> int:
     """Make a node, start it and run until SIGINT or SIGTERM (0), or say in one line why it cannot (1)."""
-    node, code, leaving = None, 0, threading.Event()
+    node, context, code, leaving = None, None, 0, threading.Event()
     try:
-        _init(arguments)
+        context = _init(arguments)
+        threading.Thread(target=_hurry, args=(context, leaving), name='hurry', daemon=True).start()
         node = make()
-        threading.Thread(target=_hurry, args=(node.context, leaving), name='hurry', daemon=True).start()
         if start(node):
             spin(node)
         else:
@@ -51,7 +49,7 @@ def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments:
         code = 1
     except Exception:
         # A signal ends the context under whatever is at work, which then fails in its own way.
-        if node is None or node.context.ok():
+        if context is None or context.ok():
             raise
     finally:
         leaving.set()
@@ -82,11 +80,12 @@ def _hurry(context: Context, leaving: threading.Event) -> None:
             return
 
 
-def _init(arguments: list[str] | None) -> None:
+def _init(arguments: list[str] | None) -> Context:
     try:
         rclpy.init(args=arguments)
     except RuntimeError as error:  # rcl's own error, for arguments or parameter files that it cannot read
         raise ConfigError(str(error)) from error
+    return rclpy.get_default_context()
 
 
 def spin(node: Node) -> None:

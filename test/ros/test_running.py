@@ -1,4 +1,4 @@
-"""The end of a node's process while its main thread is at something that no signal interrupts."""
+"""The end of a node's process while its main thread is at something that no signal interrupts, or that fails for it."""
 from __future__ import annotations
 
 import os
@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # As an import does, sleep goes on after rclpy's handler of the signal.
 SLOW = '''
@@ -24,15 +26,44 @@ def start(node):
 
 sys.exit(run('slow', lambda: Slow('slow'), start, []))
 '''
+HALF_MADE = '''
+import sys, time
+from rclpy.node import Node
+from std_msgs.msg import Empty
+from dsac_ros.ros.running import run
+
+class HalfMade(Node):
+    def __init__(self):
+        super().__init__('half_made')
+        print('started', flush=True)
+        while self.context.ok():
+            time.sleep(0.01)
+        self.create_publisher(Empty, 'nothing', 1)
+
+sys.exit(run('half_made', HalfMade, lambda node: True, []))
+'''
 
 
-def test_a_signal_ends_a_process_that_is_busy_starting() -> None:
-    process = subprocess.Popen([sys.executable, '-c', SLOW], stdout=subprocess.PIPE, text=True,
+@contextmanager
+def started(code: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env=os.environ | {'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)})
     try:
         assert process.stdout.readline() == 'started\n'
+        yield process
+    finally:
+        process.kill()
+
+
+def test_a_signal_ends_a_process_that_is_busy_starting() -> None:
+    with started(SLOW) as process:
         begun_s = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert process.wait(20.0) == 0 and time.monotonic() - begun_s < 10.0
-    finally:
-        process.kill()
+
+
+def test_a_signal_while_the_node_is_made_is_no_error() -> None:
+    """Its publishers cannot be made any more then: exit code 0, and no traceback. SIGINT may come with a KeyboardInterrupt, or too late."""
+    with started(HALF_MADE) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20.0) == 0 and 'Traceback' not in process.stderr.read()
