@@ -213,7 +213,7 @@ class Localizer:
         numbers = self._evidence(pose.camera_from_map_44, pose.hessian_66, *support, pose.landmarks, pose.margin)
         watch.lap('evidence')
         self.seen = Seen(chosen.sub_map, None if chosen.view is None else chosen.view.result(), its_cells)
-        return self._answer(frame, modality, chosen.sub_map, numbers, choice.named(posterior_E1), watch)
+        return self._answer(frame, modality, chosen.sub_map, numbers, choice.named(posterior_E1), watch, search.gated_E1[chosen.index])
 
     def _track(self, frame: Frame, attempt: Attempt, guess: Guess, prior: Mapping[str, float] | None, watch: Stopwatch) -> Estimate:
         """The pose by the landmarks around a guess alone: no cells, hence none to count."""
@@ -330,7 +330,7 @@ class Localizer:
         return torch.cat(parts).cpu().numpy()
 
     def _answer(self, frame: Frame, modality: str, sub_map: SubMap, evidence: np.ndarray, named: dict[str, float], watch: Stopwatch,
-                tracked: bool = False) -> Estimate:
+                expected: float = 1.0, tracked: bool = False) -> Estimate:
         map_from_camera, covariance = evidence[:16].reshape(4, 4), evidence[16:52].reshape(6, 6)
         inliers, usable, spread, rms, landmarks, margin = map(float, evidence[52:])
         ratio = inliers / max(1.0, usable)
@@ -339,7 +339,7 @@ class Localizer:
         verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, cells_suffice, tracked, np.array(entry.centre),
                         np.array(entry.extent), self.integrity, margin)
         if named and not tracked:
-            verdict = judge_place(verdict, entry.name, named, self.integrity)
+            verdict = judge_place(verdict, entry.name, named, expected, landmarks, self.integrity)
         site_from_camera, covariance = in_site(entry.site_from_map_44, map_from_camera, covariance)
         if verdict.accepted:
             self.choice.preload_around(site_from_camera[:3, 3])

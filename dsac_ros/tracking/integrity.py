@@ -8,6 +8,8 @@ import numpy as np
 from dsac_ros.config import IntegrityOptions
 from dsac_ros.records import Check, Verdict
 
+EXPECTED = 0.5  # probability from which on a sub-map is no surprise (docs/large_places.md)
+
 
 def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, inlier_ratio: float, spread: float, landmarks: float,
           cells_suffice: bool, tracked: bool, centre: np.ndarray, extent: np.ndarray, options: IntegrityOptions,
@@ -51,13 +53,17 @@ def passes(check: Check) -> bool:
     return check.value >= check.limit if check.name.startswith('min_') else check.value <= check.limit
 
 
-def judge_place(verdict: Verdict, expert: str, posterior: Mapping[str, float], options: IntegrityOptions) -> Verdict:
+def judge_place(verdict: Verdict, expert: str, posterior: Mapping[str, float], expected: float, landmarks: float,
+                options: IntegrityOptions) -> Verdict:
     """The same with whether the frame is of this sub-map, and not of another one (ambiguous_place) or of none of them (unknown_place).
 
     Args:
-        posterior: name -> probability, '' none of them.
+        posterior: name -> probability, '' none of them. expected: that of the expert by gating and the frames before, without geometry.
+        landmarks: soft inliers. Of many sub-maps one is soon found with some dozens of them that agree with a frame of elsewhere.
     """
-    if posterior[expert] >= options.min_posterior:
-        return verdict
-    rival = max((name for name in posterior if name != expert), key=lambda name: posterior[name])
-    return Verdict(False, (*verdict.reasons, 'ambiguous_place' if rival else 'unknown_place'), verdict.checks)
+    if posterior[expert] < options.min_posterior:
+        rival = max((name for name in posterior if name != expert), key=lambda name: posterior[name])
+        return Verdict(False, (*verdict.reasons, 'ambiguous_place' if rival else 'unknown_place'), verdict.checks)
+    if expected < EXPECTED and 0 < landmarks < options.sure_landmarks:
+        return Verdict(False, (*verdict.reasons, 'unknown_place'), verdict.checks)
+    return verdict

@@ -122,5 +122,13 @@ def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
     ({'hall': 0.0, 'lab': 0.0, '': 1.0}, ('unknown_place',))])
 def test_a_frame_of_another_place_or_of_none_is_refused(posterior: dict[str, float], reasons: tuple[str, ...]) -> None:
     for before in (Verdict(True), Verdict(False, ('few_inliers',))):
-        after = judge_place(before, 'hall', posterior, IntegrityOptions(min_posterior=0.9))
+        after = judge_place(before, 'hall', posterior, 0.1, 100.0, IntegrityOptions(min_posterior=0.9))
         assert after == Verdict(before.accepted and not reasons, before.reasons + reasons)
+
+
+@pytest.mark.parametrize(('expected', 'landmarks', 'accepted'),
+                         [(0.1, 79.0, False), (0.1, 80.0, True), (0.5, 25.0, True), (0.1, 0.0, True)])
+def test_a_surprising_place_takes_more_landmarks(expected: float, landmarks: float, accepted: bool) -> None:
+    """By cells alone, without landmarks, it is as it was."""
+    after = judge_place(Verdict(True), 'hall', {'hall': 1.0, '': 0.0}, expected, landmarks, IntegrityOptions(sure_landmarks=80.0))
+    assert after == Verdict(accepted, () if accepted else ('unknown_place',))
