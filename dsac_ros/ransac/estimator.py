@@ -20,8 +20,10 @@ from dsac_ros.ransac.sampling import draw_minimal_sets, mixed
 ROOTS = 2  # of P3P kept for each set, in the mean; a set has 4 at most, 1.3 (noise) to 1.9 (exact points) in the mean
 SCORED_FIRST = 128  # correspondences on which every hypothesis is scored, or a SCORED_SHARE of all
 SCORED_SHARE = 1 / 32
-SCORED_NEXT = 600  # on which the best SHORTLIST are scored again and refined
-SHORTLIST = 32
+SCORED_NEXT = 600  # on which the best of them are scored again, and refined
+SHORTLIST = 32  # or SHORTLIST_SHARE of all hypotheses of the round: a right one among thousands has few of the first correspondences
+SHORTLIST_SHARE = 1 / 16
+LARGEST_ROUND = 2048  # sets, where there are several rounds: their residuals stay in the cache
 ASSUMED_SHARE = 0.3  # of inliers, while there is no pose to tell
 FREE_SCALES = (0.03, 0.008)  # noise of the points tried when it is not known, over the spread of the points
 NEAR_SHARE = 0.5  # of the sets of a further round that are drawn near the best hypothesis
@@ -123,9 +125,11 @@ def estimate(problem: Correspondences, weights_BN: Tensor, draws_BK3: Tensor, op
 
 
 def in_rounds(draws_BK3: Tensor, rounds: int) -> list[Tensor]:
-    """The draws in parts, each as large as all before it: an easy frame stops early, and a hard one is not held up by many rounds."""
+    """The draws in parts, each as large as all before it, LARGEST_ROUND at the most: an easy frame stops early, and a hard one is not held
+    up by many rounds. All at once where one round is asked for."""
     ends = sorted({max(1, draws_BK3.shape[1] >> left) for left in range(rounds)})
-    return list(draws_BK3.tensor_split(ends[:-1], 1))
+    parts = draws_BK3.tensor_split(ends[:-1], 1)
+    return [draws_BK3] if rounds == 1 else [piece for part in parts for piece in part.split(LARGEST_ROUND, 1)]
 
 
 def probable_inliers(problem: Correspondences, candidates: Candidates, kernel: Kernel) -> Tensor:
@@ -181,7 +185,7 @@ def valid_roots(poses_BM44: Tensor, valid_BM: Tensor) -> tuple[Tensor, Tensor]:
 
 def shortlist(problem: Correspondences, poses_BK44: Tensor, valid_BK: Tensor, kernel: Kernel,
               prior: Prior | None = None) -> tuple[Candidates, Tensor]:
-    """The best SHORTLIST hypotheses by a part of the correspondences, scored on more of them; and entropy_B [bit] of them all."""
+    """The best hypotheses by a part of the correspondences, scored on more of them; and entropy_B [bit] of them all."""
     scales_B1 = [torch.ones_like(problem.spread_B)[:, None]]
     if kernel.even_at is None:
         scales_B1 = [share * problem.unit_scale_B1 for share in FREE_SCALES]
@@ -192,7 +196,8 @@ def shortlist(problem: Correspondences, poses_BK44: Tensor, valid_BK: Tensor, ke
     offset_BK = torch.where(valid_BK, 0.0 if prior is None else _agreement(poses_BK44, prior), INVALID)
     scores_BK = scores_BK + offset_BK
     entropy_B = _entropy(scores_BK)
-    index_BK = scores_BK.topk(min(SHORTLIST, scores_BK.shape[1])).indices
+    count = max(SHORTLIST, round(SHORTLIST_SHARE * scores_BK.shape[1]))
+    index_BK = scores_BK.topk(min(count, scores_BK.shape[1])).indices
     vectors_BK13 = _take(vectors_BK13, index_BK)
     if second is not first:
         scores_BK, scale_BK = _best_scale(second, vectors_BK13, scales_B1, kernel)

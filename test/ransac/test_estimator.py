@@ -393,8 +393,9 @@ def test_rounds_are_left_out_when_the_pose_is_found_for_sure(kind: str) -> None:
     assert same(*(estimate(hard, weights, draws, replace(four, early_out=early)) for early in (False, True))) == NAMES
 
 
-@pytest.mark.parametrize(('sets', 'rounds', 'sizes'), [(256, 1, [256]), (256, 4, [32, 32, 64, 128]), (9, 3, [2, 2, 5]), (2, 4, [1, 1])])
-def test_each_round_is_as_large_as_all_before_it(sets: int, rounds: int, sizes: list[int]) -> None:
+@pytest.mark.parametrize(('sets', 'rounds', 'sizes'), [(256, 1, [256]), (256, 4, [32, 32, 64, 128]), (9, 3, [2, 2, 5]), (2, 4, [1, 1]),
+                                                        (16384, 3, [2048] * 8), (9000, 1, [9000]), (6000, 2, [2048, 952, 2048, 952])])
+def test_each_round_is_as_large_as_all_before_it_up_to_a_limit(sets: int, rounds: int, sizes: list[int]) -> None:
     draws = uniform_draws([0], sets)
     parts = estimator.in_rounds(draws, rounds)
     assert [part.shape[1] for part in parts] == sizes and torch.equal(torch.cat(parts, 1), draws)
