@@ -8,7 +8,8 @@ import numpy as np
 from dsac_ros.config import IntegrityOptions
 from dsac_ros.records import Check, Verdict
 
-SURPRISE = 0.2  # probability below which a sub-map takes more landmarks (docs/large_places.md)
+SURPRISE = 0.2  # probability below which a sub-map takes SURE times as many landmarks as a pose (docs/large_places.md)
+SURE = 2.0
 
 
 def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, inlier_ratio: float, spread: float, landmarks: float,
@@ -64,6 +65,6 @@ def judge_place(verdict: Verdict, expert: str, posterior: Mapping[str, float], e
     if posterior[expert] < options.min_posterior:
         rival = max((name for name in posterior if name != expert), key=lambda name: posterior[name])
         return Verdict(False, (*verdict.reasons, 'ambiguous_place' if rival else 'unknown_place'), verdict.checks)
-    if expected < SURPRISE and 0 < landmarks < options.sure_landmarks:
+    if expected < SURPRISE and 0 < landmarks < SURE * options.min_landmarks:
         return Verdict(False, (*verdict.reasons, 'unknown_place'), verdict.checks)
     return verdict
