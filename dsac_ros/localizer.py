@@ -89,8 +89,8 @@ class Pose:
 class Search:
     """A frame that is looked for among sub-maps, and what has been found out about them.
 
-    depth_N: [m] of the cells, None without depth. gated_E1: probabilities by the gating, of none of them last. by_cells, by_landmarks:
-    sub-map -> odds, of those that were tried.
+    depth_N: [m] of the cells, None without depth. by_image_E1: probabilities by the gating, of none of them last; gated_E1: the same with
+    what the frames before say. by_cells, by_landmarks: sub-map -> odds, of those that were tried.
     """
 
     frame: Frame
@@ -99,6 +99,7 @@ class Search:
     depth_N: np.ndarray | None
     features_NC: Tensor
     sight: Future[Sight] | None
+    by_image_E1: np.ndarray
     gated_E1: np.ndarray
     by_cells: dict[int, float] = field(default_factory=dict)
     by_landmarks: dict[int, float] = field(default_factory=dict)
@@ -165,10 +166,10 @@ class Localizer:
         maps_CHW = self.encoder(image_to_tensor(resized).to(self.device, non_blocking=True))[0]
         features = maps_CHW.flatten(1)[:, grid.cells_N.to(self.device)].T
         watch.lap('encoder')
-        gated_E1, parts = choice.shared_out(maps_CHW, _seed(frame), prior)
+        by_image_E1, gated_E1, parts = choice.shared_out(maps_CHW, _seed(frame), prior)
         if choice.gating is not None:
             watch.lap('gating')
-        return self._searched(Search(frame, modality, grid, depth, features, sight, gated_E1), parts, expected, watch)
+        return self._searched(Search(frame, modality, grid, depth, features, sight, by_image_E1, gated_E1), parts, expected, watch)
 
     def _searched(self, search: Search, parts: dict[int, int], expected: Attempt | None, watch: Stopwatch) -> Estimate:
         """The first answer that is accepted; else that of the most probable sub-maps, with what is known of all that were tried."""
@@ -213,7 +214,7 @@ class Localizer:
         numbers = self._evidence(pose.camera_from_map_44, pose.hessian_66, *support, pose.landmarks, pose.margin)
         watch.lap('evidence')
         self.seen = Seen(chosen.sub_map, None if chosen.view is None else chosen.view.result(), its_cells)
-        return self._answer(frame, modality, chosen.sub_map, numbers, choice.named(posterior_E1), watch, search.gated_E1[chosen.index])
+        return self._answer(frame, modality, chosen.sub_map, numbers, choice.named(posterior_E1), watch, search.by_image_E1[chosen.index])
 
     def _track(self, frame: Frame, attempt: Attempt, guess: Guess, prior: Mapping[str, float] | None, watch: Stopwatch) -> Estimate:
         """The pose by the landmarks around a guess alone: no cells, hence none to count."""
@@ -330,7 +331,7 @@ class Localizer:
         return torch.cat(parts).cpu().numpy()
 
     def _answer(self, frame: Frame, modality: str, sub_map: SubMap, evidence: np.ndarray, named: dict[str, float], watch: Stopwatch,
-                expected: float = 1.0, tracked: bool = False) -> Estimate:
+                by_image: float = 1.0, tracked: bool = False) -> Estimate:
         map_from_camera, covariance = evidence[:16].reshape(4, 4), evidence[16:52].reshape(6, 6)
         inliers, usable, spread, rms, landmarks, margin = map(float, evidence[52:])
         ratio = inliers / max(1.0, usable)
@@ -339,7 +340,7 @@ class Localizer:
         verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, cells_suffice, tracked, np.array(entry.centre),
                         np.array(entry.extent), self.integrity, margin)
         if named and not tracked:
-            verdict = judge_place(verdict, entry.name, named, expected, landmarks, self.integrity)
+            verdict = judge_place(verdict, entry.name, named, by_image, landmarks, self.integrity)
         site_from_camera, covariance = in_site(entry.site_from_map_44, map_from_camera, covariance)
         if verdict.accepted:
             self.choice.preload_around(site_from_camera[:3, 3])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsac_ros.config import EstimatorOptions, GatingOptions, TrackingOptions
+from dsac_ros.config import EstimatorOptions, GatingOptions, IntegrityOptions, TrackingOptions
 from dsac_ros.errors import MapError
 from dsac_ros.localizer import Localizer, in_site
 from dsac_ros.maps.editing import add_experts, merge_sites
@@ -37,7 +37,7 @@ class Told(Gating):
     def __init__(self, *probabilities: float) -> None:
         self.said = torch.tensor(probabilities)
 
-    def probabilities(self, descriptor_D: torch.Tensor, prior_E: torch.Tensor | None = None) -> torch.Tensor:
+    def probabilities(self, descriptor_D: torch.Tensor) -> torch.Tensor:
         return self.said
 
     def look_alikes(self, expert: int) -> list[int]:
@@ -90,7 +90,7 @@ def test_a_likely_one_always_has_a_part() -> None:
     """A part in eight is drawn for it in one frame of two."""
     made = told(0.06, 0.93, 0.01)
     for seed in range(20):
-        assert made.choice.shared_out(torch.zeros(CHANNELS, 2, 2), seed, None)[1] == {1: 7, 0: 1}
+        assert made.choice.shared_out(torch.zeros(CHANNELS, 2, 2), seed, None)[2] == {1: 7, 0: 1}
 
 
 def test_a_frame_that_is_refused_is_looked_for_in_the_others_too() -> None:
@@ -115,6 +115,20 @@ def test_what_has_hardly_a_chance_is_not_searched() -> None:
     assert choice.others(np.array([0.03, 0.02, 0.95]), {}) == {0: 4, 1: 4}
     choice.unreadable = {0}
     assert choice.others(np.array([0.1, 0.0, 0.9]), {1}) == {}
+
+
+def test_a_surprise_stays_one_in_the_next_frame() -> None:
+    """What was refused of one frame is in the prior of the next, and must not speak for it: alone, and through a tracker."""
+    frame = rooms.tiny_frames(1)[4]
+    again = replace(frame, stamp_ns=frame.stamp_ns + 200_000_000)
+    strict = replace(IntegrityOptions(), min_landmarks=0.75 * told(0.9, 0.0, 0.1).localize(frame, 'rgb').landmarks)
+    for by_image, accepted in ((0.15, False), (0.25, True)):
+        made = told(by_image, 0.9 - by_image, 0.1)
+        made.integrity = strict
+        tracker = Tracker(made)
+        estimates = [tracker.localize(each, 'rgb') for each in (frame, again)]
+        assert [each.verdict.accepted for each in estimates] == [accepted, accepted] and estimates[0].posterior['tiny'] > 0.9
+        assert accepted or {each.verdict.reasons for each in estimates} == {('unknown_place',)}
 
 
 def test_a_look_alike_is_run_also_where_gating_is_sure() -> None:

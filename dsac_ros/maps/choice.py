@@ -15,7 +15,7 @@ from dsac_ros.landmarks.positioning import Positioning, Sight, View
 from dsac_ros.maps.bundle import MapBundle
 from dsac_ros.maps.site import Site, SubMaps
 from dsac_ros.networks.expert import Expert
-from dsac_ros.networks.gating import Gating, Prototypes, describe
+from dsac_ros.networks.gating import Gating, Prototypes, describe, with_prior
 from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.experts import parts_of_budget, with_parts_for
 from dsac_ros.ransac.sampling import uniform_draws
@@ -80,15 +80,16 @@ class Choice:
             likely = self.names.index(name)
         return None if likely in self.unreadable else self._attempt(likely, sight)
 
-    def shared_out(self, maps_CHW: Tensor, seed: int, prior: Mapping[str, float] | None) -> tuple[np.ndarray, dict[int, int]]:
-        """(E + 1,) probabilities by the gating, and the parts of the budget that sub-maps get, the most probable ones first.
+    def shared_out(self, maps_CHW: Tensor, seed: int, prior: Mapping[str, float] | None) -> tuple[np.ndarray, np.ndarray, dict[int, int]]:
+        """(E + 1,) probabilities by the image, the same with the prior, and the parts of the budget that sub-maps get, the most probable
+        ones first.
 
         The host has to know who is asked: a frame of a map of many sub-maps waits for the device here, and before landmarks are matched.
         """
         if self.gating is None:
-            return np.array([1.0, 0.0]), {0: self.options.parts}
-        known = None if prior is None else torch.tensor([prior[name] for name in self.names], device=self.device)
-        gated_E1 = self.gating.probabilities(describe(maps_CHW), known).double().cpu().numpy()
+            return np.array([1.0, 0.0]), np.array([1.0, 0.0]), {0: self.options.parts}
+        by_image_E1 = self.gating.probabilities(describe(maps_CHW)).double().cpu().numpy()
+        gated_E1 = by_image_E1.copy() if prior is None else with_prior(by_image_E1, np.array([prior[name] for name in self.names]))
         for index in self.unreadable:
             gated_E1[-1], gated_E1[index] = gated_E1[-1] + gated_E1[index], 0.0
         offset = uniform_draws([seed], 1)[0, 0, 0].item()
@@ -99,7 +100,7 @@ class Choice:
         parts = {readable[index]: count for index, count in parts.items()}
         alike = [index for index in self.gating.look_alikes(next(iter(parts))) if index not in self.unreadable]
         likely = np.argsort(-gated_E1[:-1], kind='stable')[:np.count_nonzero(gated_E1[:-1] >= LIKELY)].tolist()
-        return gated_E1, with_parts_for(list(dict.fromkeys(alike + likely)), parts, self.options.most_experts)
+        return by_image_E1, gated_E1, with_parts_for(list(dict.fromkeys(alike + likely)), parts, self.options.most_experts)
 
     def others(self, posterior_E1: np.ndarray, tried: Collection[int]) -> dict[int, int]:
         """Equal parts of the budget for the most probable sub-maps that were not tried; none where they have hardly a chance left."""

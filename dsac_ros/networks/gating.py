@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -110,11 +111,14 @@ class Gating:
         best_E = all_S.new_full((*all_S.shape[:-1], self.experts), -1.0)
         return best_E.scatter_reduce_(-1, self.owners_S.expand_as(all_S), all_S, 'amax')
 
-    def probabilities(self, descriptor_D: Tensor, prior_E: Tensor | None = None) -> Tensor:
-        """(E + 1,), the last one of none; prior_E: of the experts, before the image, where it is one of them."""
+    def probabilities(self, descriptor_D: Tensor) -> Tensor:
+        """(E + 1,), the last one of none."""
         logits_E = self.similarities(descriptor_D) / self.temperature
-        gated = torch.cat([logits_E, torch.full_like(logits_E[:1], self.none_logit)]).softmax(0)
-        if prior_E is None:
-            return gated
-        experts_E = gated[:-1] * prior_E
-        return torch.cat([experts_E * ((1 - gated[-1]) / experts_E.sum().clamp(min=1e-12)), gated[-1:]])
+        return torch.cat([logits_E, torch.full_like(logits_E[:1], self.none_logit)]).softmax(0)
+
+
+
+def with_prior(gated_E1: np.ndarray, prior_E: np.ndarray) -> np.ndarray:
+    """(E + 1,) probabilities of an image with those of the experts before it, where it is of one of them."""
+    experts_E = gated_E1[:-1] * prior_E
+    return np.append(experts_E * ((1 - gated_E1[-1]) / max(experts_E.sum(), 1e-12)), gated_E1[-1])

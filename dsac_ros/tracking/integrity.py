@@ -54,17 +54,18 @@ def passes(check: Check) -> bool:
     return check.value >= check.limit if check.name.startswith('min_') else check.value <= check.limit
 
 
-def judge_place(verdict: Verdict, expert: str, posterior: Mapping[str, float], expected: float, landmarks: float,
+def judge_place(verdict: Verdict, expert: str, posterior: Mapping[str, float], by_image: float, landmarks: float,
                 options: IntegrityOptions) -> Verdict:
     """The same with whether the frame is of this sub-map, and not of another one (ambiguous_place) or of none of them (unknown_place).
 
     Args:
-        posterior: name -> probability, '' none of them. expected: that of the expert by gating and the frames before, without geometry.
-        landmarks: soft inliers. Of many sub-maps one is soon found with some dozens of them that agree with a frame of elsewhere.
+        posterior: name -> probability, '' none of them. by_image: that of the expert by the image as a whole. The frames before have no
+            say in it: what was refused of one would speak for the next. landmarks: soft inliers. Of many sub-maps one is soon found with
+            some dozens of them that agree with a frame of elsewhere.
     """
     if posterior[expert] < options.min_posterior:
         rival = max((name for name in posterior if name != expert), key=lambda name: posterior[name])
         return Verdict(False, (*verdict.reasons, 'ambiguous_place' if rival else 'unknown_place'), verdict.checks)
-    if expected < SURPRISE and 0 < landmarks < SURE * options.min_landmarks:
+    if by_image < SURPRISE and 0 < landmarks < SURE * options.min_landmarks:
         return Verdict(False, (*verdict.reasons, 'unknown_place'), verdict.checks)
     return verdict

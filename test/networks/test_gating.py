@@ -11,7 +11,17 @@ from torch.nn.functional import normalize
 
 from dsac_ros.data.synthetic import SyntheticSource
 from dsac_ros.networks.encoder import CHANNELS, image_to_tensor, shared_encoder
-from dsac_ros.networks.gating import DIMENSIONS, LOOK_ALIKE, PROTOTYPES, Gating, Prototypes, describe, prototypes, shipped_whitening
+from dsac_ros.networks.gating import (
+    DIMENSIONS,
+    LOOK_ALIKE,
+    PROTOTYPES,
+    Gating,
+    Prototypes,
+    describe,
+    prototypes,
+    shipped_whitening,
+    with_prior,
+)
 
 
 def directions(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -55,11 +65,11 @@ def test_probabilities_are_a_softmax_over_the_nearest_prototypes_and_none() -> N
     logits = [max(float(row @ image) for row in each) / temperature for each in sets] + [none]
     expected = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(gating.probabilities(image), expected, rtol=1e-5)
-    prior = torch.tensor([0.1, 0.7, 0.2])
-    with_prior = expected[:3] * prior.numpy()
-    with_prior *= (1 - expected[3]) / with_prior.sum()
-    np.testing.assert_allclose(gating.probabilities(image, prior), [*with_prior, expected[3]], rtol=1e-5)
-    assert torch.equal(gating.probabilities(image, torch.zeros(3))[:3], torch.zeros(3))  # and no NaN
+    prior = np.array([0.1, 0.7, 0.2])
+    sharpened = expected[:3] * prior
+    sharpened *= (1 - expected[3]) / sharpened.sum()
+    np.testing.assert_allclose(with_prior(expected, prior), [*sharpened, expected[3]], rtol=1e-5)
+    assert with_prior(expected, np.zeros(3))[:3].tolist() == [0, 0, 0]  # and no NaN
 
 
 def test_a_new_expert_changes_no_odds_between_the_others() -> None:

@@ -126,9 +126,9 @@ def test_a_frame_of_another_place_or_of_none_is_refused(posterior: dict[str, flo
         assert after == Verdict(before.accepted and not reasons, before.reasons + reasons)
 
 
-@pytest.mark.parametrize(('expected', 'landmarks', 'accepted'),
+@pytest.mark.parametrize(('by_image', 'landmarks', 'accepted'),
                          [(0.1, 49.0, False), (0.1, 50.0, True), (0.2, 25.0, True), (0.1, 0.0, True)])
-def test_a_surprising_place_takes_more_landmarks(expected: float, landmarks: float, accepted: bool) -> None:
+def test_a_surprising_place_takes_more_landmarks(by_image: float, landmarks: float, accepted: bool) -> None:
     """By cells alone, without landmarks, it is as it was."""
-    after = judge_place(Verdict(True), 'hall', {'hall': 1.0, '': 0.0}, expected, landmarks, IntegrityOptions(min_landmarks=25.0))
+    after = judge_place(Verdict(True), 'hall', {'hall': 1.0, '': 0.0}, by_image, landmarks, IntegrityOptions(min_landmarks=25.0))
     assert after == Verdict(accepted, () if accepted else ('unknown_place',))
