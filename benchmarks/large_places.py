@@ -4,6 +4,7 @@
     python -m benchmarks.large_places make site $PLACES --minutes 3
     python -m benchmarks.large_places test site $PLACES --modality rgb
     python -m benchmarks.large_places strangers site rooms:301-305 --modality rgb
+    python -m benchmarks.large_places drives site rooms:331-338 --frames 60 --rate 4      # in order, as the node has them
     python -m benchmarks.large_places latency site $PLACES --counts 1 2 5 10 20 50 200 --plot latency.png
     python -m benchmarks.large_places gate site $PLACES             # then test --site gated.dsacmap
     python -m benchmarks.large_places agree FLOOR OTHER_DRIVE       # of FLOOR/site.dsacmap, that --split auto made
@@ -32,12 +33,14 @@ from dsac_ros.data.opening import open_source
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DsacError
 from dsac_ros.evaluation.metrics import pose_error
+from dsac_ros.evaluation.replay import Replayed, replay
 from dsac_ros.localizer import Localizer
 from dsac_ros.maps.editing import add_experts, merge_sites
 from dsac_ros.maps.manifest import read_manifest
 from dsac_ros.maps.site import Site, open_site, site_of
 from dsac_ros.networks.gating import Prototypes
 from dsac_ros.records import Estimate, Frame
+from dsac_ros.tracking.tracker import Tracker
 from dsac_ros.training.executors import EXECUTORS, run_jobs
 from dsac_ros.training.gating import train_gating
 from dsac_ros.training.mapping import map_source
@@ -47,6 +50,7 @@ UNLIKE = 2.0  # noise over descriptor: what it leaves of the likeness of a copy 
 LOOK = Look(640, 480, 400.0, 200, 24)
 TOP_ONE = GatingOptions(most_experts=1, parts=1, searches=1)
 WITHIN_M, WITHIN_DEG = 0.05, 5.0
+FAR_OFF_M = 0.25  # with WITHIN_DEG: a pose that no robot may be told
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,38 @@ def strangers(folder: Path, places: Sequence[Place], modality: str, most: int) -
         print(f'{kind}: {accepted} of {len(those)} accepted', flush=True)
 
 
+def drives(folder: Path, site: str, places: Sequence[Place], modality: str) -> None:
+    """Through each place, in the site or not, in order and with what the node remembers from frame to frame."""
+    map_path = folder / site
+    placed = {entry.name: entry.site_from_map_44 for entry in read_manifest(map_path).entries}
+    print(f'{modality}: accepted, off by more than {FAR_OFF_M} m or {WITHIN_DEG} deg (of other places: all of them), published of these\n'
+          '| | frames | accepted % | within 5 cm 5 deg % | wrong | wrong and published |\n|---|---|---|---|---|---|')
+    rows: dict[bool, list[tuple[bool, bool, bool, bool]]] = {True: [], False: []}
+    for place in places:
+        site_from_map, tracker = placed.get(file_name(place)), Tracker(Localizer.from_map(map_path, 'cpu'))
+        found = [told(replayed, site_from_map) for replayed in replay(tracker, place.asked(), modality)]
+        print(drive_row(place.name, found), flush=True)
+        rows[site_from_map is not None] += found
+    for name, found in (('of the site', rows[True]), ('of elsewhere', rows[False])):
+        if found:
+            print(drive_row(name, found), flush=True)
+
+
+def told(replayed: Replayed, site_from_map: np.ndarray | None) -> tuple[bool, bool, bool, bool]:
+    """Whether the frame was accepted, is right, is wrong, and is wrong and published."""
+    accepted, reference, pose = replayed.result.answered, replayed.frame.map_from_camera, replayed.result.map_from_camera
+    if not accepted or reference is None or site_from_map is None:
+        return accepted, False, accepted, accepted and bool(replayed.result.published)
+    metres, degrees = pose_error(pose, site_from_map @ reference)
+    wrong = metres > FAR_OFF_M or degrees > WITHIN_DEG
+    return accepted, bool(metres < WITHIN_M and degrees < WITHIN_DEG), wrong, wrong and bool(replayed.result.published)
+
+
+def drive_row(name: str, found: Sequence[tuple[bool, bool, bool, bool]]) -> str:
+    accepted, near, wrong, published = zip(*found)
+    return f'| {name} | {len(found)} | {percent(accepted):.1f} | {percent(near):.1f} | {sum(wrong)} | {sum(published)} |'
+
+
 def copies(site: Site, count: int) -> Site:
     """A site of so many experts, read from the files of the few."""
     few = len(site.entries)
@@ -278,7 +314,7 @@ def plot(times: dict[int, list[float]], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m benchmarks.large_places', description=__doc__.splitlines()[0])
-    parser.add_argument('what', choices=('make', 'test', 'strangers', 'latency', 'gate', 'agree'))
+    parser.add_argument('what', choices=('make', 'test', 'strangers', 'drives', 'latency', 'gate', 'agree'))
     parser.add_argument('folder', type=Path)
     parser.add_argument('places', nargs='+', help='FOLDER:MAPPED:ASKED[,ASKED] with names of splits, rooms:FIRST-LAST, twins:ROOM; '
                         'agree: a bag or data folder')
@@ -287,6 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument('--workers', type=int, default=1, help='rooms that are mapped at a time')
     parser.add_argument('--modality', choices=('rgb', 'rgbd'), default='rgb')
     parser.add_argument('--frames', type=int, default=24, help='that are asked about of each place, at the most')
+    parser.add_argument('--rate', type=float, default=LOOK.asked_hz, help='frames a second of a drive through a synthetic room')
     parser.add_argument('--counts', type=int, nargs='+', default=[1, 2, 5, 10, 20, 50, 200])
     parser.add_argument('--site', default='site.dsacmap', help='map in the folder that is tested')
     parser.add_argument('--plot', type=Path, help='PNG of latency')
@@ -297,9 +334,12 @@ def main(arguments: list[str] | None = None) -> int:
         if options.what == 'agree':
             agree(options.folder, options.places[0], options.modality, options.frames)
             return 0
-        places = [place for text in options.places for place in places_of(text, LOOK)]
+        look = replace(LOOK, asked=options.frames, asked_hz=options.rate) if options.what == 'drives' else LOOK
+        places = [place for text in options.places for place in places_of(text, look)]
         if options.what == 'test':
             test(options.folder, options.site, places, options.modality, options.frames)
+        elif options.what == 'drives':
+            drives(options.folder, options.site, places, options.modality)
         elif options.what == 'gate':
             gate(options.folder, places, options.modality, options.frames)
         elif options.what == 'strangers':

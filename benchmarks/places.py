@@ -13,7 +13,7 @@ from dsac_ros.data.synthetic import SyntheticSource
 from dsac_ros.errors import ConfigError
 from dsac_ros.records import Frame
 
-MAPPED_HZ, ASKED_HZ = 1.5, 0.75
+MAPPED_HZ = 1.5
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Look:
     texels_per_metre: float = 150.0
     mapped: int = 72
     asked: int = 24
+    asked_hz: float = 0.75
 
 
 @dataclass(frozen=True)
@@ -59,4 +60,5 @@ def _room(room: int, posters: int, look: Look, twin: bool = False) -> Place:
     def frames(trajectory: int, count: int, rate_hz: float) -> SyntheticSource:
         return SyntheticSource(room, trajectory + 2 * posters, count, look.width, look.height, rate_hz,
                                texels_per_metre=look.texels_per_metre, posters=posters)
-    return Place(f'room{room}.{posters}', partial(frames, 1, look.mapped, MAPPED_HZ), partial(frames, 2, look.asked, ASKED_HZ), True, twin)
+    return Place(f'room{room}.{posters}', partial(frames, 1, look.mapped, MAPPED_HZ), partial(frames, 2, look.asked, look.asked_hz), True,
+                 twin)

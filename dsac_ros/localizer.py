@@ -138,6 +138,10 @@ class Localizer:
                 self.localize(Frame(np.zeros((*shape, 3), np.uint8), camera, stamp, depth), modality)
         self.choice.unreadable.clear()
 
+    def near(self, place_3: np.ndarray) -> dict[str, bool]:
+        """Sub-map -> whether it is near a place [m, map frame], and then it is read beforehand; empty in a map of one."""
+        return self.choice.preload_around(place_3)
+
     @torch.inference_mode()
     def localize(self, frame: Frame, modality: str, guess: Guess | None = None, prior: Mapping[str, float] | None = None) -> Estimate:
         """The camera's pose in the map, and whether it may be trusted. 'rgbd' falls back to 'rgb' where there is too little depth.

@@ -113,8 +113,29 @@ def test_what_has_hardly_a_chance_is_not_searched() -> None:
     assert choice.others(np.array([0.01, 0.97, 0.02]), {1}) == {} and choice.others(np.array([0.1, 0.0, 0.9]), {0, 1}) == {}
     assert choice.others(np.array([0.1, 0.0, 0.9]), {1}) == {0: 8}
     assert choice.others(np.array([0.03, 0.02, 0.95]), {}) == {0: 4, 1: 4}
+    choice.gating.look_alikes = lambda expert: [1 - expert]
+    assert choice.others(np.array([0.1, 0.0, 0.9]), {1}) == {0: 8}  # what it looks like was tried
     choice.unreadable = {0}
     assert choice.others(np.array([0.1, 0.0, 0.9]), {1}) == {}
+
+
+def test_a_second_search_spends_the_whole_budget() -> None:
+    choice = told(0.5, 0.4, 0.1, gating=GatingOptions(parts=3, most_experts=2)).choice
+    choice.names = ['a', 'b', 'c', 'd']
+    assert choice.others(np.array([0.1, 0.2, 0.3, 0.1, 0.3]), {2}) == {1: 2, 0: 1}
+    choice.gating.look_alikes = lambda expert: [3] if expert == 1 else []
+    assert choice.others(np.array([0.1, 0.2, 0.3, 0.1, 0.3]), {2}) == {1: 2, 3: 1}
+
+
+def test_what_is_near_a_place_is_read_beforehand() -> None:
+    made = told(0.5, 0.5, 0.0)
+    place_3 = made.choice.site.entries[1].site_from_map_44[:3, 3] + made.choice.site.entries[1].centre
+    near = made.near(place_3)
+    assert near == {name: bool(distance < made.choice.options.preload_distance)
+                    for name, distance in zip(made.choice.names, made.choice.site.distances(place_3))} and near['tiny2']
+    made.choice.sub_maps.get(1)
+    assert made.choice.sub_maps.ready(1)
+    assert Localizer.from_map(rooms.tiny_map()[0], 'cpu').near(place_3) == {}
 
 
 def test_a_surprise_stays_one_in_the_next_frame() -> None:

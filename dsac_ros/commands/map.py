@@ -210,6 +210,9 @@ def doubts(record: Mapping[str, Any]) -> list[str]:
     if record['frames'] < FEW * record['frames_given'] and not record['interrupted']:
         lines.append(f'the time was enough for {record["frames"]} of {record["frames_given"]} frames; '
                      'raise --minutes, or free the processor of other work')
+    if record['options']['landmarks'] and record['triangulated'] < FEW * record['frames'] and not record['interrupted']:
+        lines.append(f'keypoints of {record["triangulated"]} of {record["frames"]} frames could be triangulated, and it is landmarks that '
+                     'make poses exact; where time was short raise --minutes, or free the processor of other work')
     errors = [kind['median_translation_m'] for kind in record['held_out'].values()]
     if errors and min(errors) > HOPELESS_M:
         lines.append(f'frames held out are off by {100 * min(errors):.0f} cm at best: this map will hardly localise anything; '

@@ -103,13 +103,16 @@ class Choice:
         return by_image_E1, gated_E1, with_parts_for(list(dict.fromkeys(alike + likely)), parts, self.options.most_experts)
 
     def others(self, posterior_E1: np.ndarray, tried: Collection[int]) -> dict[int, int]:
-        """Equal parts of the budget for the most probable sub-maps that were not tried; none where they have hardly a chance left."""
+        """The budget in equal parts for the most probable sub-maps that were not tried, and for what looks like the first of them; none
+        where all of these together have hardly a chance left."""
         order = np.argsort(-posterior_E1[:-1], kind='stable').tolist()
         left = [index for index in order if index not in tried and index not in self.unreadable]
         if not left or posterior_E1[left].sum() < WORTH_A_SEARCH:
             return {}
-        chosen = left[:min(self.options.most_experts, self.options.parts)]
-        return dict.fromkeys(chosen, self.options.parts // len(chosen))
+        alike = [index for index in self.gating.look_alikes(left[0]) if index in left]
+        chosen = list(dict.fromkeys([left[0], *alike, *left]))[:min(self.options.most_experts, self.options.parts)]
+        each, over = divmod(self.options.parts, len(chosen))
+        return {index: each + (place < over) for place, index in enumerate(chosen)}
 
     def attempts(self, parts: Mapping[int, int], expected: Attempt | None, sight: Future[Sight] | None) -> list[Attempt]:
         """One for each sub-map that gets a part of the budget, in that order."""
@@ -127,12 +130,15 @@ class Choice:
         """Empty where there is one sub-map."""
         return {} if self.gating is None else dict(zip([*self.names, NONE], posterior_E1.tolist()))
 
-    def preload_around(self, place_3: np.ndarray) -> None:
-        """Have the sub-maps near a place in the site read, nearest first."""
-        if self.gating is not None:
-            distances_E = self.site.distances(place_3)
-            near = np.flatnonzero(distances_E < self.options.preload_distance)
-            self.sub_maps.preload(near[np.argsort(distances_E[near], kind='stable')].tolist())
+    def preload_around(self, place_3: np.ndarray) -> dict[str, bool]:
+        """Have the sub-maps near a place in the site read, nearest first; which of all are near it, empty where there is one."""
+        if self.gating is None:
+            return {}
+        distances_E = self.site.distances(place_3)
+        near_E = distances_E < self.options.preload_distance
+        order = np.argsort(distances_E, kind='stable')
+        self.sub_maps.preload(order[near_E[order]].tolist())
+        return dict(zip(self.names, near_E.tolist()))
 
     def _attempt(self, index: int, sight: Future[Sight] | None) -> Attempt:
         try:

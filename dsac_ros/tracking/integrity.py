@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -66,6 +67,10 @@ def judge_place(verdict: Verdict, expert: str, posterior: Mapping[str, float], b
     if posterior[expert] < options.min_posterior:
         rival = max((name for name in posterior if name != expert), key=lambda name: posterior[name])
         return Verdict(False, (*verdict.reasons, 'ambiguous_place' if rival else 'unknown_place'), verdict.checks)
-    if by_image < SURPRISE and 0 < landmarks < SURE * options.min_landmarks:
-        return Verdict(False, (*verdict.reasons, 'unknown_place'), verdict.checks)
-    return verdict
+    if by_image >= SURPRISE or not landmarks:
+        return verdict
+    needed = SURE * options.min_landmarks
+    checks = tuple(replace(check, limit=needed) if check.name == 'min_landmarks' else check for check in verdict.checks)
+    if landmarks >= needed:
+        return replace(verdict, checks=checks)
+    return Verdict(False, (*verdict.reasons, 'unknown_place'), checks)

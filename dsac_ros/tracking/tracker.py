@@ -33,6 +33,15 @@ class Belief:
     verdict: Verdict
 
 
+@dataclass(frozen=True)
+class Anchor:
+    """An accepted frame that odometry goes on from."""
+
+    stamp_ns: int
+    camera_from_map: np.ndarray
+    odom_from_camera: np.ndarray
+
+
 class Tracker:
     """A Localizer for the frames of one camera, in the order of their stamps; a stamp that is not later than the one before starts anew."""
 
@@ -51,7 +60,7 @@ class Tracker:
     def forget(self) -> None:
         """Expect nothing of the next frame: it is searched in full."""
         self._poses: list[tuple[int, np.ndarray]] = []  # stamps and camera_from_map of the last two accepted frames
-        self._odom_from_camera: np.ndarray | None = None  # of the last of them
+        self._anchor: Anchor | None = None  # the last of them, where it has odometry
         self._since_search = self._refused = 0
         self._landmarks_then = 0.0
         self._told: Guess | None = None
@@ -65,7 +74,7 @@ class Tracker:
     def localize(self, frame: Frame, modality: str) -> Estimate:
         """As Localizer.localize, with what the frames before say."""
         guess, self._told = self._told or (self._guess(frame) if self.options.enabled else None), None
-        prior = self._prior(frame.stamp_ns) if self.options.enabled else None
+        prior = self._prior(frame) if self.options.enabled else None
         estimate = self.localizer.localize(frame, modality, guess, prior)
         if estimate.posterior and not estimate.tracked:
             self._belief = Belief(frame.stamp_ns, estimate.posterior, estimate.verdict)
@@ -75,8 +84,9 @@ class Tracker:
             if not estimate.tracked:
                 self._landmarks_then = estimate.landmarks
             self._expert = estimate.expert
-            self._poses = [*self._poses[-1:], (frame.stamp_ns, np.linalg.inv(estimate.map_from_camera))]
-            self._odom_from_camera = frame.odom_from_camera
+            camera_from_map, odom_from_camera = np.linalg.inv(estimate.map_from_camera), frame.odom_from_camera
+            self._poses = [*self._poses[-1:], (frame.stamp_ns, camera_from_map)]
+            self._anchor = None if odom_from_camera is None else Anchor(frame.stamp_ns, camera_from_map, odom_from_camera)
         return estimate
 
     def _guess(self, frame: Frame) -> Guess | None:
@@ -86,17 +96,35 @@ class Tracker:
         if not self._poses or self._since_search >= options.search_every or self._refused > MAX_REFUSED:
             return None
         (earlier_ns, earlier_44), (later_ns, later_44) = self._poses[0], self._poses[-1]
-        if frame.odom_from_camera is not None and self._odom_from_camera is not None:
-            expected_44 = np.linalg.inv(frame.odom_from_camera) @ self._odom_from_camera @ later_44
-        elif earlier_ns == later_ns:
-            expected_44 = later_44
-        else:
-            expected_44 = extrapolate(earlier_44, later_44, (stamp_ns - later_ns) / (later_ns - earlier_ns))
+        expected_44 = self._by_odometry(frame)
+        if expected_44 is None:
+            expected_44 = later_44 if earlier_ns == later_ns else extrapolate(
+                earlier_44, later_44, (stamp_ns - later_ns) / (later_ns - earlier_ns))
         return Guess(expected_44, options.radius_px, max(options.min_landmarks, options.keep_share * self._landmarks_then),
                      self._expert)
 
-    def _prior(self, stamp_ns: int) -> dict[str, float] | None:
-        """Of the sub-maps, from what the frame before was of; None where that says nothing: at the start, after a gap, for a lost track."""
+    def _by_odometry(self, frame: Frame) -> np.ndarray | None:
+        """camera_from_map where odometry has gone to since the last accepted frame; None where either has none."""
+        if self._anchor is not None and frame.stamp_ns <= self._anchor.stamp_ns:
+            self._anchor = None
+        if self._anchor is None or frame.odom_from_camera is None:
+            return None
+        return np.linalg.inv(frame.odom_from_camera) @ self._anchor.odom_from_camera @ self._anchor.camera_from_map
+
+    def _prior(self, frame: Frame) -> dict[str, float] | None:
+        """Of the sub-maps, from what the frame before was of, and from where odometry has gone to, however long nothing was accepted on
+        the way; None where neither says anything."""
+        before, expected_44 = self._before(frame.stamp_ns), self._by_odometry(frame)
+        near = {} if expected_44 is None else self.localizer.near(np.linalg.inv(expected_44)[:3, 3])
+        if not near:
+            return before
+        before = before or dict.fromkeys(near, 1.0)
+        weights = {name: before[name] * (1.0 if is_near else self.gating.leak) for name, is_near in near.items()}
+        whole = sum(weights.values())
+        return {name: weight / whole for name, weight in weights.items()}
+
+    def _before(self, stamp_ns: int) -> dict[str, float] | None:
+        """What the frame before says; None where that is nothing: at the start, after a gap, for a lost track."""
         belief = self._belief
         if belief is None or not 0 < stamp_ns - belief.stamp_ns <= 1e9 * self.options.max_gap:
             self._belief = None

@@ -40,7 +40,7 @@ from dsac_ros.training.triangulation import triangulate_frames, triangulated_tar
 
 HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
 MIN_FRAMES = 10
-TRIANGULATION_SHARE = 0.35  # of the time, at the most
+TRIANGULATION_SHARE = 0.35  # of the time that is left when keypoints are found, at the most
 
 
 def map_source(source: FrameSource, out: str | Path, options: MappingOptions = MappingOptions(), device: str = 'auto',
@@ -65,10 +65,10 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     encoding_seconds = options.encoding_share * budget.left()
     frames, augmented = usable_views(training, encoder, where, budget.part(encoding_seconds), options.augmented)
     targets: Targets = depth_targets
-    landmarks = None
+    landmarks, triangulated = None, 0
     if options.landmarks or options.rgb_only:
-        triangulation = budget.part(TRIANGULATION_SHARE * budget.seconds - budget.spent())
-        found = triangulate_frames(frames, not options.rgb_only, triangulation, quiet)
+        found = triangulate_frames(frames, not options.rgb_only, budget, quiet, TRIANGULATION_SHARE)
+        triangulated = len(found)
         watch.lap('triangulate')
         found, landmarks = merge(found, frames, options.landmarks, rng)
         watch.lap('merge')
@@ -89,7 +89,7 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only,
                                     budget.part(0.0) if stopped() else budget)
         watch.lap('calibrate')
-        counts = {'frames': len(frames), 'frames_given': len(training), 'held_out_frames': len(held_out)}
+        counts = {'frames': len(frames), 'frames_given': len(training), 'held_out_frames': len(held_out), 'triangulated': triangulated}
         record = describe(options, head, buffer, landmarks, left_out, errors, counts, budget.spent(), watch, where)
         return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite,
                         prototypes(buffer.descriptors_FD))

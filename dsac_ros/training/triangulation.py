@@ -41,13 +41,19 @@ class FramePoints:
     descriptors_MD: np.ndarray
 
 
-def triangulate_frames(frames: list[Frame], use_depth: bool, budget: Budget, quiet: bool = False) -> dict[int, FramePoints]:
-    """Triangulate the keypoints of all frames, in random order as far as the budget allows."""
+def triangulate_frames(frames: list[Frame], use_depth: bool, budget: Budget, quiet: bool = False,
+                       share: float = 1.0) -> dict[int, FramePoints]:
+    """Triangulate the keypoints of all frames, in random order as far as the budget allows.
+
+    Args:
+        share: of what is left of the budget when the keypoints are found. On a slow or busy machine finding them alone can take longer
+            than that, and a map without landmarks answers little.
+    """
     poses = np.stack([frame.map_from_camera for frame in frames])
     found: dict[int, FramePoints] = {}
 
     def solve(index: int) -> None:
-        if not budget.over():
+        if not solving.over():
             points = triangulate(index, keypoints, poses, frames[index] if use_depth else None, frames[index].camera.fx)
             if len(points.pixels_M2):
                 found[index] = points
@@ -56,6 +62,7 @@ def triangulate_frames(frames: list[Frame], use_depth: bool, budget: Budget, qui
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         found_in = pool.map(lambda frame: detect(frame.image, frame.camera, MAPPING), frames)
         keypoints = list(progress_bar('keypoints', len(frames), quiet, iterable=found_in))
+        solving = budget.part(share * budget.left())
         order = np.random.default_rng(0).permutation(len(frames)).tolist()
         list(progress_bar('triangulate', len(frames), quiet, iterable=pool.map(solve, order)))
     return dict(sorted(found.items()))  # not in the order in which threads were done: the same seed gives the same landmarks

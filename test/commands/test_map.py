@@ -21,7 +21,8 @@ from dsac_ros.errors import ConfigError
 from dsac_ros.maps.bundle import load_map
 from dsac_ros.training import mapping
 
-RECORD = dict(frames=40, frames_given=60, landmarks=300, samples=5000, steps=77, seconds=12.3, interrupted=False,
+RECORD = dict(options={'landmarks': 9000}, frames=40, frames_given=60, triangulated=40, landmarks=300, samples=5000, steps=77,
+              seconds=12.3, interrupted=False,
               held_out={'rgb': {'frames': 9, 'median_translation_m': 0.0312, 'median_rotation_deg': 0.77}})
 
 
@@ -61,6 +62,7 @@ def test_defaults_are_those_of_the_options(asked: dict[str, Any], capsys: pytest
 
 @pytest.mark.parametrize(('changes', 'said'), [
     ({}, None), ({'frames': 20}, '20 of 60 frames'), ({'frames': 20, 'interrupted': True}, None), ({'held_out': {}}, None),
+    ({'triangulated': 19}, '19 of 40 frames'), ({'triangulated': 0, 'options': {'landmarks': 0}}, None),
     ({'held_out': {'rgb': {'frames': 9, 'median_translation_m': 1.38, 'median_rotation_deg': 66.0},
                    'rgbd': {'frames': 9, 'median_translation_m': 0.9, 'median_rotation_deg': 66.0}}}, '90 cm')])
 def test_a_map_that_is_hardly_one_is_doubted(changes: dict[str, Any], said: str | None) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from dsac_ros.config import LOCALIZER_GROUPS, IntegrityOptions, build_groups
-from dsac_ros.records import Verdict
+from dsac_ros.records import Check, Verdict
 from dsac_ros.tracking.integrity import judge, judge_place, passes
 
 OPTIONS = IntegrityOptions()
@@ -130,5 +130,8 @@ def test_a_frame_of_another_place_or_of_none_is_refused(posterior: dict[str, flo
                          [(0.1, 49.0, False), (0.1, 50.0, True), (0.2, 25.0, True), (0.1, 0.0, True)])
 def test_a_surprising_place_takes_more_landmarks(by_image: float, landmarks: float, accepted: bool) -> None:
     """By cells alone, without landmarks, it is as it was."""
-    after = judge_place(Verdict(True), 'hall', {'hall': 1.0, '': 0.0}, by_image, landmarks, IntegrityOptions(min_landmarks=25.0))
-    assert after == Verdict(accepted, () if accepted else ('unknown_place',))
+    before = Verdict(True, (), (Check('min_landmarks', landmarks, 25.0), Check('min_margin', 5.0, 1.0)))
+    after = judge_place(before, 'hall', {'hall': 1.0, '': 0.0}, by_image, landmarks, IntegrityOptions(min_landmarks=25.0))
+    assert (after.accepted, after.reasons) == (accepted, () if accepted else ('unknown_place',))
+    asked = 50.0 if by_image < 0.2 and landmarks else 25.0
+    assert after.checks == (Check('min_landmarks', landmarks, asked), before.checks[1])

@@ -34,6 +34,10 @@ class Scribe:
         self.posterior: dict[str, float] = {}
         self.reasons: tuple[str, ...] = ()
         self.accepts = self.confirms = True
+        self.rooms: dict[str, float] = {}  # of the site: where they begin along x, each 10 m long
+
+    def near(self, place_3: np.ndarray) -> dict[str, bool]:
+        return {name: bool(begin <= place_3[0] < begin + 10) for name, begin in self.rooms.items()}
 
     def localize(self, frame: Frame, modality: str, guess: Guess | None = None, prior: Mapping[str, float] | None = None) -> Estimate:
         self.guesses.append(guess)
@@ -197,6 +201,27 @@ def test_the_last_sub_map_is_expected_again_and_a_lost_one_is_not() -> None:
     assert later == sharp
     alone = Tracker(tracker.localizer, TrackingOptions(enabled=False))
     assert priors(alone, frame(2.0), frame(2.1)) == [None, None]
+
+
+def test_odometry_says_which_sub_maps_are_near_however_long_nothing_was_accepted() -> None:
+    """From the hall at 1 m, past a blind stretch of 20 s, to 14 m, which is in the lab."""
+    def driven(seconds: float, metres: float) -> Frame:
+        return replace(frame(seconds, moved(metres)), odom_from_camera=moved(metres - 5, 0.0))
+
+    tracker = Tracker(Scribe(), gating=GatingOptions(leak=0.05))
+    scribe, scribe.rooms = tracker.localizer, {'hall': 0.0, 'lab': 10.0, 'attic': 50.0}
+    scribe.posterior = {'hall': 0.9, 'lab': 0.06, 'attic': 0.0, '': 0.04}
+    first, near = priors(tracker, driven(0.0, 0.9), driven(0.1, 1.0))
+    assert first is None and near['hall'] > 0.99  # by the frame before and by odometry
+    scribe.accepts, scribe.reasons = False, ('few_inliers',)
+    *_, blind, behind = priors(tracker, *(driven(float(at), 1.0) for at in range(1, 20)), driven(20.0, 14.0))
+    assert blind == pytest.approx({'hall': 1 / 1.1, 'lab': 0.05 / 1.1, 'attic': 0.05 / 1.1})
+    assert behind == pytest.approx({'hall': 0.05 / 1.1, 'lab': 1 / 1.1, 'attic': 0.05 / 1.1})
+    assert priors(tracker, frame(21.0)) == [None]  # no odometry
+    assert priors(tracker, driven(0.05, 1.0), driven(22.0, 1.0)) == [None, None]  # a stamp from before the anchor ends it
+    scribe.accepts, scribe.rooms = True, {}
+    scribe.posterior = {}
+    assert priors(tracker, driven(30.0, 1.0), driven(30.1, 1.0)) == [None, None]  # a map of one sub-map
 
 
 def test_nothing_is_expected_after_a_gap_or_when_forgotten() -> None:

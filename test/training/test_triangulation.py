@@ -71,6 +71,13 @@ def test_targets_lie_on_the_ray_of_their_cell_near_the_surface() -> None:
     assert np.isnan(targets(index, distorted, np.array([[-500.0, -500.0]]))).all()
 
 
+def test_finding_keypoints_is_not_part_of_the_share() -> None:
+    """A clock that the keypoints of one frame take 30 s of: of 100 s there are 70 left, and of these there is a tenth."""
+    frames = list(walk())[:4]
+    ticks = iter([0.0, 30.0, 30.0, 30.0, *(30.0 + 2.0 * k for k in range(20))])
+    assert len(triangulate_frames(frames, False, Budget(100, lambda: next(ticks)), True, 0.1)) >= 2
+
+
 def test_no_time_and_blank_images_give_nothing() -> None:
     frames = list(walk())[:4]
     assert triangulate_frames(frames, False, Budget(0), True) == {}
