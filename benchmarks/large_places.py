@@ -10,7 +10,7 @@
     python -m benchmarks.large_places agree FLOOR OTHER_DRIVE       # of FLOOR/site.dsacmap, that --split auto made
 
 `make` goes on where it was. Rooms lie APART_M from each other in the site. With `latency`, experts are copies of those of the site under
-other names and with other prototypes: what they cost is real, what they say is not asked.
+other names and with other prototypes, each with its own files: what they cost is real, what they say is not asked.
 """
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from safetensors.torch import save as save_tensors
 
 from benchmarks.places import Look, Place, places_of
 from dsac_ros.config import FinetuningOptions, GatingOptions, MappingOptions
@@ -35,9 +37,11 @@ from dsac_ros.errors import DsacError
 from dsac_ros.evaluation.metrics import pose_error
 from dsac_ros.evaluation.replay import Replayed, replay
 from dsac_ros.localizer import Localizer
+from dsac_ros.maps.bundle import sha256, write_bundle
 from dsac_ros.maps.editing import add_experts, merge_sites
-from dsac_ros.maps.manifest import read_manifest
-from dsac_ros.maps.site import Site, open_site, site_of
+from dsac_ros.maps.manifest import ExpertEntry, read_manifest
+from dsac_ros.maps.site import open_site, site_of
+from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.networks.gating import Prototypes
 from dsac_ros.records import Estimate, Frame
 from dsac_ros.tracking.tracker import Tracker
@@ -180,6 +184,15 @@ def test(folder: Path, site: str, places: Sequence[Place], modality: str, most: 
                 wrong = percent(estimate.verdict.accepted and estimate.expert != name for estimate, name, _, _ in chosen)
                 print(f'| {group}, {how} | {len(chosen)} | {oracle:.1f} | {joint:.1f} | {100 * joint / max(oracle, 1e-9):.1f} | '
                       f'{expert:.1f} | {wrong:.1f} |', flush=True)
+    joint_ones = [right(estimate, frame, where) for estimate, (_, frame), where in zip(rows['shared budget'], frames, placed)]
+    print(f'right, shared budget: {by_room([name for name, _ in frames], joint_ones)}\noracle: '
+          f'{by_room([name for name, _ in frames], alone)}')
+
+
+def by_room(rooms: Sequence[str], good: Sequence[bool]) -> str:
+    """How many frames of each room were right, in a line: to compare before and after another room was added."""
+    counts = {room: [value for other, value in zip(rooms, good) if other == room] for room in dict.fromkeys(rooms)}
+    return ', '.join(f'{room} {sum(values)}/{len(values)}' for room, values in counts.items())
 
 
 def percent(values: Iterable[bool]) -> float:
@@ -233,33 +246,48 @@ def drive_row(name: str, found: Sequence[tuple[bool, bool, bool, bool]]) -> str:
     return f'| {name} | {len(found)} | {percent(accepted):.1f} | {percent(near):.1f} | {sum(wrong)} | {sum(published)} |'
 
 
-def copies(site: Site, count: int) -> Site:
-    """A site of so many experts, read from the files of the few."""
-    few = len(site.entries)
+def write_copies(site_path: Path, count: int, out: Path) -> Path:
+    """A map of so many experts, every one with files of its own, made of those of the few."""
+    site, manifest = open_site(site_path), read_manifest(site_path)
     generator = torch.Generator().manual_seed(1)
-    entries, sets = [], []
+    entries: list[ExpertEntry] = []
+    files: dict[str, bytes | Path] = {}
     for index in range(count):
-        entry, each = site.entries[index % few], site.prototypes[index % few]
-        if index >= few:
-            entry = replace(entry, name=f'{entry.name}-{index}', site_from_map=apart(index)[:3].tolist())
+        few = index % len(site.entries)
+        entry, each, source = site.entries[few], site.prototypes[few], site_path / site.entries[few].file
+        if index >= len(site.entries):
+            name = f'{entry.name}-{index}'
             noise = UNLIKE * torch.randn(each.descriptors_MD.shape, generator=generator)
             each = Prototypes(torch.nn.functional.normalize(each.descriptors_MD + noise / each.descriptors_MD.shape[1] ** 0.5, dim=1))
-        entries.append(entry)
-        sets.append(each)
-    return Site(site.frame_id, tuple(entries), tuple(sets), lambda index: replace(site.read(index % few), entry=entries[index]))
+            entry = replace(entry, name=name, file=f'experts/{name}.safetensors', site_from_map=apart(index)[:3].tolist())
+        gating = save_tensors(each.tensors())
+        entries.append(replace(entry, gating_sha256=sha256(gating)))
+        files |= {entry.file: source, entry.gating_file: gating}
+    write_bundle(out, replace(manifest, entries=tuple(entries)), files)
+    return out
 
 
 def latency(folder: Path, places: Sequence[Place], counts: Sequence[int], modality: str, most: int, picture: Path | None) -> None:
     """Milliseconds of a frame, of each count in turn frame by frame, so that load on the machine meets all alike."""
-    site, localizers, starts = open_site(folder / 'site.dsacmap'), {}, {}
+    localizers, starts = {}, {}
     frames = [frame for _, frame in islice(asked(places[:1], most), most)]
-    for count in counts:
-        begin = time.perf_counter()
-        localizers[count] = Localizer(copies(site, count), 'cpu')
-        starts[count] = 1e3 * (time.perf_counter() - begin)
+    shared_encoder('cpu')  # not a part of the start that the number of experts has a say in
+    with TemporaryDirectory(dir=folder) as written:
+        for count in counts:
+            path = write_copies(folder / 'site.dsacmap', count, Path(written) / f'{count}.dsacmap')
+            begin = time.perf_counter()
+            localizers[count] = Localizer.from_map(path, 'cpu')
+            starts[count] = 1e3 * (time.perf_counter() - begin)
+        time_frames(localizers, starts, frames, modality, picture)
+
+
+def time_frames(localizers: dict[int, Localizer], starts: dict[int, float], frames: list[Frame], modality: str,
+                picture: Path | None) -> None:
+    """Print the table of latency() and draw it."""
     for localizer in localizers.values():
         for frame in frames[:3]:
             localizer.localize(frame, modality)
+    counts = list(localizers)
     times: dict[int, list[float]] = {count: [] for count in counts}
     for frame in frames:
         for count, localizer in localizers.items():
