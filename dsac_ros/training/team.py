@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+# Its functions keep whatever group there is when it is imported, as a default. DistributedDataParallel imports it on the way: then the
+# group would outlive destroy_process_group, and its threads would end with the interpreter, which aborted one process in some dozens.
+import torch.distributed.nn  # noqa: F401
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
