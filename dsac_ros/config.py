@@ -187,7 +187,7 @@ class GatingOptions(Options):
 
     most_experts: int = option(4, 'sub-maps that the hypotheses of a frame are shared out over, at the most', low=1, high=64)
     parts: int = option(8, 'equal parts of the hypotheses that are shared out; a sub-map that gets none is not run', low=1, high=64)
-    searches: int = option(2, 'how often a frame is looked for until it is accepted, each time in the most probable sub-maps that were '
+    searches: int = option(3, 'how often a frame is looked for until it is accepted, each time in the most probable sub-maps that were '
                               'not tried, as long as these have a chance', low=1, high=16)
     experts_in_memory: int = option(16, 'sub-maps kept in memory, the last used ones; about 10 MB each', low=4, high=10000)
     preload_distance: float = option(5.0, 'a sub-map whose mapped points are nearer than this to the last pose is read beforehand',
