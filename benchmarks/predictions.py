@@ -14,7 +14,7 @@ from dsac_ros.data.source import FrameSource
 from dsac_ros.exposure import brightened
 from dsac_ros.geometry.camera import cell_centres, normalised
 from dsac_ros.maps.bundle import load_map
-from dsac_ros.networks.encoder import STRIDE, image_to_tensor, input_size, shared_encoder
+from dsac_ros.networks.encoder import STRIDE, LastInput, image_to_tensor, input_size, shared_encoder
 from dsac_ros.records import Camera, Frame
 
 
@@ -28,8 +28,10 @@ class Predictor:
     def __call__(self, frame: Frame) -> Problem:
         width, height = input_size(frame.camera.width, frame.camera.height)
         resized = cv2.resize(brightened(frame.image), (width, height), interpolation=cv2.INTER_AREA)
-        features_NC = self.encoder(image_to_tensor(resized))[0].flatten(1).T
-        points_N3, scales_N, _ = self.expert(features_NC)
+        maps_BCHW, last_input = self.encoder.with_last_input(image_to_tensor(resized))
+        features_NC = maps_BCHW[0].flatten(1).T
+        last = LastInput(last_input, torch.arange(len(features_NC)), *maps_BCHW.shape[2:])
+        points_N3, scales_N, _ = self.expert(features_NC, last)
         camera = frame.camera
         cells_N2 = (cell_centres(width, height, STRIDE).reshape(-1, 2) + 0.5) * [camera.width / width, camera.height / height] - 0.5
         # The peers know pinholes only: they get the pixels of one that sees along the same rays.

@@ -22,7 +22,7 @@ from dsac_ros.landmarks.positioning import ByLandmarks, Sight, View, look
 from dsac_ros.maps.bundle import MapBundle
 from dsac_ros.maps.choice import Attempt, Choice, SubMap
 from dsac_ros.maps.site import Site, open_site, site_of
-from dsac_ros.networks.encoder import STRIDE, image_to_tensor, shared_encoder
+from dsac_ros.networks.encoder import STRIDE, LastInput, image_to_tensor, shared_encoder
 from dsac_ros.networks.expert import predict
 from dsac_ros.ransac.cells import cell_problem, finished_by_angle, guidance, searched_by_angle
 from dsac_ros.ransac.correspondences import Correspondences, stacked
@@ -98,6 +98,7 @@ class Search:
     grid: CellGrid
     depth_N: np.ndarray | None
     features_NC: Tensor
+    last: LastInput
     sight: Future[Sight] | None
     by_image_E1: np.ndarray
     gated_E1: np.ndarray
@@ -167,13 +168,14 @@ class Localizer:
         if depth is None or np.count_nonzero(depth) < MIN_DEPTH_CELLS:
             modality, depth = 'rgb', None
         watch.lap('prepare')
-        maps_CHW = self.encoder(image_to_tensor(resized).to(self.device, non_blocking=True))[0]
-        features = maps_CHW.flatten(1)[:, grid.cells_N.to(self.device)].T
+        maps_BCHW, last_input = self.encoder.with_last_input(image_to_tensor(resized).to(self.device, non_blocking=True))
+        maps_CHW, cells_N = maps_BCHW[0], grid.cells_N.to(self.device)
+        features, last = maps_CHW.flatten(1)[:, cells_N].T, LastInput(last_input, cells_N, *maps_CHW.shape[1:])
         watch.lap('encoder')
         by_image_E1, gated_E1, parts = choice.shared_out(maps_CHW, _seed(frame), prior)
         if choice.gating is not None:
             watch.lap('gating')
-        return self._searched(Search(frame, modality, grid, depth, features, sight, by_image_E1, gated_E1), parts, expected, watch)
+        return self._searched(Search(frame, modality, grid, depth, features, last, sight, by_image_E1, gated_E1), parts, expected, watch)
 
     def _searched(self, search: Search, parts: dict[int, int], expected: Attempt | None, watch: Stopwatch) -> Estimate:
         """The first answer that is accepted; else that of the most probable sub-maps, with what is known of all that were tried."""
@@ -195,7 +197,7 @@ class Localizer:
         attempts = choice.attempts(parts, expected, search.sight)
         if choice.gating is not None:
             watch.lap('load')
-        points_AN3, scales_AN = predict([each.sub_map.expert for each in attempts], search.features_NC)
+        points_AN3, scales_AN = predict([each.sub_map.expert for each in attempts], search.features_NC, search.last)
         watch.lap('expert')
         count = len(attempts)
         cells = cell_problem(points_AN3, scales_AN, torch.from_numpy(grid.bearings_N3)[None].to(self.device).expand(count, -1, -1),

@@ -1,6 +1,7 @@
 """The whole chain on a tiny map of a synthetic room: the same bits for the same frame, and the same pose through other cameras."""
 from __future__ import annotations
 
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from dsac_ros.config import EstimatorOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError, MapError
 from dsac_ros.localizer import Localizer, resolve_device
+from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.records import Camera, Estimate, Frame
 
 sys.path.append(str(Path(__file__).parent))
@@ -170,7 +172,7 @@ def test_landmarks_find_the_pose_where_cells_say_nothing() -> None:
     localizer = Localizer.from_map(rooms.tiny_map()[0], 'cpu')
     head, generator = localizer.choice.sub_maps.get(0).expert, torch.Generator().manual_seed(0)
 
-    def lost(features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def lost(features: torch.Tensor, last: object) -> tuple[torch.Tensor, ...]:
         points, scales, logits = head(features)
         return 4 * torch.rand(points.shape, generator=generator) - 2, scales, logits
 
@@ -216,3 +218,18 @@ def test_maps_and_devices_that_are_none(tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match='cuda'):
             resolve_device('cuda:0')
+
+
+def test_a_map_with_a_last_stage_of_its_own_is_seen_through_it() -> None:
+    """A copy of the encoder's changes nothing, alone and among sub-maps without; one that tells nothing apart is no map."""
+    path, bundle = rooms.tiny_map()
+    frame, cells_alone = rooms.tiny_frames()[3], EstimatorOptions(landmarks=False)
+    plain = Localizer(bundle, 'cpu', cells_alone).localize(frame, 'rgbd')
+    expert = copy.deepcopy(bundle.expert)
+    expert.last_stage = shared_encoder('cpu').own_last_stage()
+    ours = Localizer(replace(bundle, expert=expert), 'cpu', cells_alone).localize(frame, 'rgbd')
+    np.testing.assert_allclose(ours.map_from_camera, plain.map_from_camera, atol=1e-4)
+    assert ours.inlier_ratio == pytest.approx(plain.inlier_ratio, abs=1e-3)
+    for value in expert.last_stage.parameters():
+        value.data.zero_()
+    assert Localizer(replace(bundle, expert=expert), 'cpu', cells_alone).localize(frame, 'rgbd').inlier_ratio < 0.8 * plain.inlier_ratio

@@ -22,7 +22,7 @@ from dsac_ros.errors import MapError
 from dsac_ros.landmarks.keypoints import DIMENSIONS
 from dsac_ros.landmarks.landmarks import COMPRESSED, Landmarks
 from dsac_ros.maps.manifest import FILE, ExpertEntry, Manifest, check_name, read_manifest, read_yaml
-from dsac_ros.networks.encoder import CHANNELS
+from dsac_ros.networks.encoder import CHANNELS, shared_encoder
 from dsac_ros.networks.expert import Expert
 from dsac_ros.networks.gating import Prototypes
 
@@ -187,6 +187,8 @@ def _build(file: Path, tensors: dict[str, torch.Tensor]) -> Expert:
     if channels != CHANNELS or not 0 < width <= 4096 or not 0 < clusters <= 4096:
         raise MapError(f'{file}: expected {CHANNELS} channels, width and clusters up to 4096; found {channels}, {width}, {clusters}')
     expert = Expert(channels, width, clusters)
+    if any(name.startswith('last_stage.') for name in tensors):
+        expert.last_stage = shared_encoder('cpu').own_last_stage()
     expected = {name: tuple(value.shape) for name, value in expert.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     if expected != found:

@@ -6,7 +6,9 @@ coordinates, stride 16 and 32 beside it make them (docs/mapping.md).
 """
 from __future__ import annotations
 
+import copy
 import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,6 +28,7 @@ MAX_ASPECT = 4
 WEIGHTS_SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'
 TAPS = (2, 4, 7, 10, 14, 15)  # blocks whose outputs are kept: strides 4, 8, 16, 16, 32, 32
 CHANNELS = 24 + 40 + 80 + 112 + 192 + 320
+LAST_CHANNELS = 320  # of the last tap, which the last stage makes
 ENCODER_ID = 'efficientnet-lite0/taps-2-4-7-10-14-15/192'
 
 
@@ -52,26 +55,53 @@ class Encoder(nn.Module):
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
+        return self.with_last_input(images_B3HW)[0]
+
+    def with_last_input(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Beside the features what the last stage was given (B, 192, H', W'), which a sub-map may have a last stage of its own for."""
         height, width = images_B3HW.shape[-2:]
         x = (images_B3HW.float() - 127) / 128
         x = F.pad(x, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode='replicate').contiguous(memory_format=torch.channels_last)
         size = (x.shape[-2] // STRIDE, x.shape[-1] // STRIDE)
         x = F.relu6(self.stem(F.pad(x, self.stem_padding)), inplace=True)
         taps = []
+        last_input = x
         for index, block in enumerate(self.blocks):
-            x = block(x)
+            last_input, x = x, block(x)
             if index in TAPS:
-                taps.append(self._on_grid(x, size))
+                taps.append(_on_grid(x, size))
         features = torch.cat(taps, 1)
-        return features[..., :height // STRIDE, :width // STRIDE]
+        return features[..., :height // STRIDE, :width // STRIDE], last_input
 
-    @staticmethod
-    def _on_grid(tap: Tensor, size: tuple[int, int]) -> Tensor:
-        if tap.shape[-1] > size[1]:
-            return F.avg_pool2d(tap, tap.shape[-1] // size[1])
-        if tap.shape[-1] < size[1]:
-            return F.interpolate(tap, size=size, mode='bilinear', align_corners=False)
-        return tap
+    def own_last_stage(self) -> InvertedResidual:
+        """A copy of the last stage, to be trained with a sub-map."""
+        return copy.deepcopy(self.blocks[-1])
+
+
+@dataclass(frozen=True)
+class LastInput:
+    """What the last stage is given for some images, and which cells of them are asked about: maps_BCHW, cells_N, and the height and width
+    of the grid of cells."""
+
+    maps_BCHW: Tensor
+    cells_N: Tensor
+    height: int
+    width: int
+
+    def features(self, stage: InvertedResidual) -> Tensor:
+        """(B, N, LAST_CHANNELS) by another last stage than the encoder's."""
+        tap = stage(self.maps_BCHW)
+        times = 32 // STRIDE  # the last stage has stride 32
+        grid = _on_grid(tap, (times * tap.shape[-2], times * tap.shape[-1]))[..., :self.height, :self.width]
+        return grid.flatten(2)[..., self.cells_N].mT
+
+
+def _on_grid(tap: Tensor, size: tuple[int, int]) -> Tensor:
+    if tap.shape[-1] > size[1]:
+        return F.avg_pool2d(tap, tap.shape[-1] // size[1])
+    if tap.shape[-1] < size[1]:
+        return F.interpolate(tap, size=size, mode='bilinear', align_corners=False)
+    return tap
 
 
 class InvertedResidual(nn.Module):

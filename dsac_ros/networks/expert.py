@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from dsac_ros.networks.encoder import LAST_CHANNELS, LastInput
+
 WIDTH = 128
 CLUSTERS = 64
 MIN_SCALE, MAX_SCALE = 2e-3, 10.0
@@ -21,7 +23,8 @@ MIN_SCALE, MAX_SCALE = 2e-3, 10.0
 class Expert(nn.Module):
     """Rows of features (N, channels) -> coordinates (N, 3) [m, map frame], scales (N,) [m], cluster logits (N, CLUSTERS).
 
-    A network over cells, not over images: one forward serves the shuffled buffer of mapping and the grid of a frame alike.
+    A network over cells, not over images: one forward serves the shuffled buffer of mapping and the grid of a frame alike. last_stage:
+    that of the encoder, where this sub-map has one of its own; its features take the place of the encoder's, the last ones of a row.
     """
 
     def __init__(self, channels: int, width: int = WIDTH, clusters: int = CLUSTERS) -> None:
@@ -34,8 +37,13 @@ class Expert(nn.Module):
         self.residual = nn.ModuleList(
             nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()) for _ in range(2))
         self.last = nn.Linear(width, clusters + 4)
+        self.last_stage: nn.Module | None = None
 
-    def forward(self, features_NC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, features_NC: Tensor, last: LastInput | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """last: of the same images as the features, (N, channels) of one or (B, N, channels); not needed without a last_stage."""
+        if self.last_stage is not None:
+            own = last.features(self.last_stage).reshape(*features_NC.shape[:-1], LAST_CHANNELS)
+            features_NC = torch.cat([features_NC[..., :-LAST_CHANNELS], own], -1)
         x = torch.relu(self.first((features_NC - self.feature_mean) * self.feature_scale))
         for block in self.residual:
             x = x + block(x)
@@ -47,10 +55,16 @@ class Expert(nn.Module):
         return coordinates_N3, scales_N, logits_NM
 
 
-def predict(experts: Sequence[Expert], features_NC: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates (E, N, 3) and scales (E, N) of several experts for the same cells, in one batch where they are of one shape."""
-    if len(experts) > 1 and len({tuple(value.shape for value in expert.state_dict().values()) for expert in experts}) == 1:
+def predict(experts: Sequence[Expert], features_NC: Tensor, last: LastInput | None = None) -> tuple[Tensor, Tensor]:
+    """Coordinates (E, N, 3) and scales (E, N) of several experts for the same cells, in one batch where they are of one shape and see the
+    same features."""
+    if len(experts) > 1 and _alike(experts):
         parameters, buffers = stack_module_state(list(experts))
         return vmap(lambda own: functional_call(experts[0], own, (features_NC,))[:2])({**parameters, **buffers})
-    coordinates, scales = zip(*(expert(features_NC)[:2] for expert in experts))
+    coordinates, scales = zip(*(expert(features_NC, last)[:2] for expert in experts))
     return torch.stack(coordinates), torch.stack(scales)
+
+
+def _alike(experts: Sequence[Expert]) -> bool:
+    shapes = {tuple(value.shape for value in expert.state_dict().values()) for expert in experts}
+    return len(shapes) == 1 and all(expert.last_stage is None for expert in experts)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dsac_ros.config import FinetuningOptions
 from dsac_ros.errors import MapError
 from dsac_ros.maps.bundle import MapBundle
+from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.networks.expert import Expert
 from dsac_ros.training.checkpoint import load_checkpoint, save_checkpoint
 from dsac_ros.training.team import Team
@@ -46,7 +47,11 @@ class State:
 
 def new_state(bundle: MapBundle, options: FinetuningOptions, team: Team, iterations: int) -> State:
     expert = copy.deepcopy(bundle.expert).to(team.device).train().requires_grad_(True)
-    optimiser = torch.optim.AdamW(expert.parameters(), lr=options.learning_rate, weight_decay=0.0)
+    if options.last_stage and expert.last_stage is None:
+        expert.last_stage = shared_encoder(str(team.device)).own_last_stage().requires_grad_(True)
+    if expert.last_stage is not None:
+        expert.last_stage.requires_grad_(options.last_stage)
+    optimiser = torch.optim.AdamW([p for p in expert.parameters() if p.requires_grad], lr=options.learning_rate, weight_decay=0.0)
     alpha = torch.tensor(FIRST_ALPHA, dtype=torch.float64, device=team.device)
     return State(expert, team.parallel(expert), copy.deepcopy(expert), optimiser, alpha, iterations)
 

@@ -20,7 +20,7 @@ from small import FACTORS, expert, landmarks, prototypes, saved
 from dsac_ros.errors import MapError
 from dsac_ros.maps import bundle as module
 from dsac_ros.maps.bundle import load_map, save_map
-from dsac_ros.networks.encoder import CHANNELS
+from dsac_ros.networks.encoder import CHANNELS, shared_encoder
 
 
 @pytest.fixture
@@ -73,6 +73,22 @@ def test_round_trip(path: Path) -> None:
     torch.testing.assert_close(loaded.prototypes.descriptors_MD, prototypes().descriptors_MD, rtol=2 ** -10, atol=1e-4)  # float16
     assert sorted(p.name for p in path.parent.iterdir()) == ['kitchen.dsacmap']  # no temporary folder is left
     assert load_map(str(path)).frame_id == 'map'
+
+
+def test_a_last_stage_of_its_own_round_trip(tmp_path: Path) -> None:
+    made, path = expert(), tmp_path / 'own.dsacmap'
+    made.last_stage = shared_encoder('cpu').own_last_stage()
+    made.last_stage.project.bias.data.normal_()
+    saved(path, expert=made)
+    ours = load_map(path).expert
+    assert not any(p.requires_grad for p in ours.parameters())
+    for name, value in made.last_stage.state_dict().items():
+        torch.testing.assert_close(ours.last_stage.state_dict()[name], value, rtol=2 ** -11, atol=1e-7)
+    replace_tensors(path, lambda t: t.update({'last_stage.project.weight': torch.zeros(3, 3)}))
+    refused(path, 'last_stage.project.weight', '(3, 3)')
+    saved(path, expert=made, overwrite=True)
+    replace_tensors(path, lambda t: t.pop('last_stage.depthwise.bias'))
+    refused(path, 'last_stage.depthwise.bias', 'None')
 
 
 def test_landmarks_round_trip(path: Path, tmp_path: Path) -> None:

@@ -10,7 +10,18 @@ import torch.nn.functional as F
 
 from dsac_ros.errors import DecodeError, MapError
 from dsac_ros.networks import encoder as module
-from dsac_ros.networks.encoder import CHANNELS, SHORT_SIDE, STRIDE, TAPS, Encoder, image_to_tensor, input_size, shared_encoder
+from dsac_ros.networks.encoder import (
+    CHANNELS,
+    LAST_CHANNELS,
+    SHORT_SIDE,
+    STRIDE,
+    TAPS,
+    Encoder,
+    LastInput,
+    image_to_tensor,
+    input_size,
+    shared_encoder,
+)
 
 
 @pytest.fixture(scope='module')
@@ -61,6 +72,18 @@ def test_padding_keeps_every_cell_in_its_place(encoder: Encoder, size: tuple[int
     ours = encoder(image)
     assert ours.shape == (1, CHANNELS, size[0] // 8, size[1] // 8)
     torch.testing.assert_close(ours, encoder(padded)[..., :size[0] // 8, :size[1] // 8], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('size', [(192, 256), (120, 136), (32, 32), (8, 8)])
+def test_a_copy_of_the_last_stage_makes_the_same_features(encoder: Encoder, size: tuple[int, int]) -> None:
+    features, last_input = encoder.with_last_input(torch.cat([picture(*size), picture(*size).flip(3)]))
+    cells_N = torch.arange(size[0] * size[1] // 64)[::2]
+    last = LastInput(last_input, cells_N, *features.shape[2:])
+    stage = encoder.own_last_stage()
+    assert torch.equal(last.features(stage), features[:, -LAST_CHANNELS:].flatten(2)[..., cells_N].mT)
+    stage.project.bias.data += 1.0
+    assert not torch.equal(last.features(stage), features[:, -LAST_CHANNELS:].flatten(2)[..., cells_N].mT)
+    assert torch.equal(encoder.with_last_input(picture(*size))[0], encoder(picture(*size)))  # it was a copy
 
 
 def test_what_moves_by_32_pixels_moves_by_4_cells(encoder: Encoder) -> None:

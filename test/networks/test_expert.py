@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dsac_ros.networks.encoder import CHANNELS, LAST_CHANNELS, LastInput, shared_encoder
 from dsac_ros.networks.expert import MAX_SCALE, MIN_SCALE, Expert, predict
 
 
@@ -72,3 +73,21 @@ def test_gradients_are_finite_however_unsure_a_cell_is() -> None:
     points, scales, _ = head(torch.randn(20, 10))
     (points.square().sum() + scales.log().sum()).backward()
     assert (scales == MAX_SCALE).all() and all(value.grad.isfinite().all() for value in head.parameters())
+
+
+def test_experts_with_a_last_stage_of_their_own_beside_one_without() -> None:
+    encoder = shared_encoder('cpu')
+    images = torch.randint(0, 256, (1, 3, 64, 96), generator=torch.Generator().manual_seed(3)).byte()
+    features, last_input = encoder.with_last_input(images)
+    rows_NC, cells_N = features[0].flatten(1).T, torch.arange(8 * 12)
+    last = LastInput(last_input, cells_N, 8, 12)
+    plain, own = Expert(CHANNELS, 24, 5).eval(), Expert(CHANNELS, 24, 5).eval()
+    own.last_stage = encoder.own_last_stage()
+    own.last_stage.project.bias.data += 0.5
+    with torch.inference_mode():
+        points, scales = predict([plain, own], rows_NC, last)
+        changed = torch.cat([rows_NC[:, :-LAST_CHANNELS], rows_NC[:, -LAST_CHANNELS:] + 0.5], 1)
+        own.last_stage = None
+        for row, (head, seen) in enumerate(((plain, rows_NC), (own, changed))):
+            torch.testing.assert_close(points[row], head(seen)[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(scales[row], head(seen)[1], rtol=1e-4, atol=1e-5)

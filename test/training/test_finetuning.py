@@ -98,6 +98,34 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path,
     assert resumed.training['finetuned']['held_out_loss'] == alone.training['finetuned']['held_out_loss']
 
 
+def test_the_encoders_last_stage_is_trained_for_this_map_alone() -> None:
+    """It starts as the encoder's, moves while the encoder's does not, and stays as it is where it is not asked for any more."""
+    before = {name: value.clone() for name, value in shared_encoder('cpu').state_dict().items()}
+    episodes = encode(list(rooms.tiny_frames()[:4]), shared_encoder('cpu'), 0, 0, CPU, lambda: None)
+    plain, own = (new_state(rooms.tiny_map()[1], replace(OPTIONS, last_stage=stage), Team(), 10) for stage in (False, True))
+    assert one_step(plain, episodes, OPTIONS, Team())['loss'] == pytest.approx(one_step(own, episodes, OPTIONS, Team())['loss'], rel=0.02)
+    moved = {name: not torch.equal(value, before[f'blocks.{len(shared_encoder("cpu").blocks) - 1}.{name}'])
+             for name, value in own.expert.last_stage.state_dict().items()}
+    assert plain.expert.last_stage is None and all(moved.values()) and len(moved) == 6
+    assert all(torch.equal(value, before[name]) for name, value in shared_encoder('cpu').state_dict().items())
+    bundle = replace(rooms.tiny_map()[1], expert=own.expert)
+    again = new_state(bundle, OPTIONS, Team(), 10)
+    one_step(again, episodes, OPTIONS, Team())
+    kept = own.expert.last_stage.state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in again.expert.last_stage.state_dict().items())
+    assert not torch.equal(again.expert.last.weight, own.expert.last.weight)
+
+
+def test_a_training_of_the_last_stage_that_was_left_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    options = replace(OPTIONS, last_stage=True, check_every=1)
+    with pytest.raises(Interrupted):
+        tuned(tmp_path / 'm.dsacmap', options,
+              watch=lambda told: Wish.LEAVE if told.stage == 'train' and told.step == 3 else Wish.GO_ON)
+    resumed = tuned(tmp_path / 'm.dsacmap', options, resume=True)
+    assert 'last_stage.project.weight' in weights(resumed) and same(resumed, tuned(tmp_path / 'alone.dsacmap', options))
+    assert same(load_map(tmp_path / 'm.dsacmap'), load_map(tmp_path / 'alone.dsacmap'))
+
+
 KILLED = '''
 import sys
 from pathlib import Path
