@@ -1,6 +1,6 @@
 """A site of many rooms against each room alone: poses, near-twins, latency, size, and images of places that are not in it.
 
-    PLACES="$D/kitchen:train:val_near $D/lounge:train:val $D/bonsai:train:val rooms:201-215 twins:220"
+    PLACES="$D/kitchen:train:val_near,val_far $D/lounge:train:val $D/bonsai:train:val rooms:201-215 twins:220"
     python -m benchmarks.large_places make site $PLACES --minutes 3
     python -m benchmarks.large_places test site $PLACES --modality rgb
     python -m benchmarks.large_places strangers site rooms:301-305 --modality rgb
