@@ -4,7 +4,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -23,10 +23,14 @@ class Team:
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device('cpu')
+    modules: list[DistributedDataParallel] = field(default_factory=list, compare=False)
 
     def parallel(self, module: nn.Module) -> nn.Module:
-        """The module, whose gradients are then the mean over all processes."""
-        return module if self.size == 1 else DistributedDataParallel(module, broadcast_buffers=False)
+        """The module, whose gradients are then the mean over all processes; as long as the team lasts."""
+        if self.size == 1:
+            return module
+        self.modules.append(DistributedDataParallel(module, broadcast_buffers=False))
+        return self.modules[-1]
 
     def gathered(self, tensor_B: Tensor) -> Tensor:
         """The same tensor of every process, one after the other along the first dimension; without gradient."""
@@ -55,7 +59,12 @@ def team_of(device: torch.device) -> Iterator[Team]:
         device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
         torch.cuda.set_device(device)
     dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    team = Team(dist.get_rank(), dist.get_world_size(), device)
     try:
-        yield Team(dist.get_rank(), dist.get_world_size(), device)
+        yield team
     finally:
+        # Whoever holds the group last ends it and waits for its threads. A module does so under the interpreter's lock, which one of these
+        # threads may want for a tensor that it lets go: then both wait for ever. destroy_process_group ends it without the lock.
+        for module in team.modules:
+            module.reducer = module.logger = module.process_group = None
         dist.destroy_process_group()
