@@ -20,6 +20,7 @@ from dsac_ros.errors import ConfigError, DsacError
 from dsac_ros.evaluation.metrics import pose_error
 from dsac_ros.localizer import Localizer
 from dsac_ros.records import Frame
+from dsac_ros.tracking.tracker import Tracker
 
 MODALITIES = ('rgb', 'rgbd')
 WRONG_M, WRONG_DEG = 0.25, 5.0
@@ -90,7 +91,7 @@ def damaged(frames: Sequence[Frame]) -> Iterator[tuple[str, list[Frame], bool]]:
         yield kind, [replace(frame, camera=camera) for frame, camera in zip(frames, cameras)], True
 
 
-def asked(localizer: Localizer, frames: Iterable[Frame], modality: str, is_there: bool) -> Count:
+def asked(localizer: Localizer | Tracker, frames: Iterable[Frame], modality: str, is_there: bool) -> Count:
     """is_there: whether a pose can be right; else every one that is accepted is wrong."""
     count = Count()
     for frame in frames:

@@ -18,7 +18,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,13 +29,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from safetensors.torch import save as save_tensors
 
+from benchmarks.integrity import WRONG_DEG, WRONG_M, Count
+from benchmarks.integrity import asked as counted
 from benchmarks.places import Look, Place, places_of
 from dsac_ros.config import FinetuningOptions, GatingOptions, MappingOptions
 from dsac_ros.data.opening import open_source
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DsacError
 from dsac_ros.evaluation.metrics import pose_error
-from dsac_ros.evaluation.replay import Replayed, replay
 from dsac_ros.localizer import Localizer
 from dsac_ros.maps.bundle import sha256, write_bundle
 from dsac_ros.maps.editing import add_experts, merge_sites
@@ -54,7 +55,6 @@ UNLIKE = 2.0  # noise over descriptor: what it leaves of the likeness of a copy 
 LOOK = Look(640, 480, 400.0, 200, 24)
 TOP_ONE = GatingOptions(most_experts=1, parts=1, searches=1)
 WITHIN_M, WITHIN_DEG = 0.05, 5.0
-FAR_OFF_M = 0.25  # with WITHIN_DEG: a pose that no robot may be told
 
 
 @dataclass(frozen=True)
@@ -216,34 +216,27 @@ def strangers(folder: Path, places: Sequence[Place], modality: str, most: int) -
 
 def drives(folder: Path, site: str, places: Sequence[Place], modality: str) -> None:
     """Through each place, in the site or not, in order and with what the node remembers from frame to frame."""
-    map_path = folder / site
-    placed = {entry.name: entry.site_from_map_44 for entry in read_manifest(map_path).entries}
-    print(f'{modality}: accepted, off by more than {FAR_OFF_M} m or {WITHIN_DEG} deg (of other places: all of them), published of these\n'
-          '| | frames | accepted % | within 5 cm 5 deg % | wrong | wrong and published |\n|---|---|---|---|---|---|')
-    rows: dict[bool, list[tuple[bool, bool, bool, bool]]] = {True: [], False: []}
+    placed = {entry.name: entry.site_from_map_44 for entry in read_manifest(folder / site).entries}
+    print(f'{modality}; wrong: more than {WRONG_M} m or {WRONG_DEG} degrees off, or of another place\n'
+          '| | frames | accepted % | within 5 cm 5 deg % | wrong |\n|---|---|---|---|---|')
+    wholes = {'of the site': Count(), 'of elsewhere': Count()}
     for place in places:
-        site_from_map, tracker = placed.get(file_name(place)), Tracker(Localizer.from_map(map_path, 'cpu'))
-        found = [told(replayed, site_from_map) for replayed in replay(tracker, place.asked(), modality)]
+        site_from_map = placed.get(file_name(place))
+        frames = (frame if site_from_map is None else replace(frame, map_from_camera=site_from_map @ frame.map_from_camera)
+                  for frame in place.asked() if frame.map_from_camera is not None)
+        found = counted(Tracker(Localizer.from_map(folder / site, 'cpu')), frames, modality, site_from_map is not None)
         print(drive_row(place.name, found), flush=True)
-        rows[site_from_map is not None] += found
-    for name, found in (('of the site', rows[True]), ('of elsewhere', rows[False])):
-        if found:
-            print(drive_row(name, found), flush=True)
+        whole = wholes['of elsewhere' if site_from_map is None else 'of the site']
+        for name, value in asdict(found).items():
+            setattr(whole, name, getattr(whole, name) + value)
+    for name, whole in wholes.items():
+        if whole.frames:
+            print(drive_row(name, whole), flush=True)
 
 
-def told(replayed: Replayed, site_from_map: np.ndarray | None) -> tuple[bool, bool, bool, bool]:
-    """Whether the frame was accepted, is right, is wrong, and is wrong and published."""
-    accepted, reference, pose = replayed.result.answered, replayed.frame.map_from_camera, replayed.result.map_from_camera
-    if not accepted or reference is None or site_from_map is None:
-        return accepted, False, accepted, accepted and bool(replayed.result.published)
-    metres, degrees = pose_error(pose, site_from_map @ reference)
-    wrong = metres > FAR_OFF_M or degrees > WITHIN_DEG
-    return accepted, bool(metres < WITHIN_M and degrees < WITHIN_DEG), wrong, wrong and bool(replayed.result.published)
-
-
-def drive_row(name: str, found: Sequence[tuple[bool, bool, bool, bool]]) -> str:
-    accepted, near, wrong, published = zip(*found)
-    return f'| {name} | {len(found)} | {percent(accepted):.1f} | {percent(near):.1f} | {sum(wrong)} | {sum(published)} |'
+def drive_row(name: str, found: Count) -> str:
+    shares = [f'{100 * value / max(1, found.frames):.1f}' for value in (found.accepted, found.exact)]
+    return f'| {name} | {found.frames} | {" | ".join(shares)} | {found.wrong} |'
 
 
 def write_copies(site_path: Path, count: int, out: Path) -> Path:

@@ -65,7 +65,6 @@ class Encoder(nn.Module):
         size = (x.shape[-2] // STRIDE, x.shape[-1] // STRIDE)
         x = F.relu6(self.stem(F.pad(x, self.stem_padding)), inplace=True)
         taps = []
-        last_input = x
         for index, block in enumerate(self.blocks):
             last_input, x = x, block(x)
             if index in TAPS:
@@ -80,8 +79,8 @@ class Encoder(nn.Module):
 
 @dataclass(frozen=True)
 class LastInput:
-    """What the last stage is given for some images, and which cells of them are asked about: maps_BCHW, cells_N, and the height and width
-    of the grid of cells."""
+    """What the last stage is given for some images, and which cells of them are asked about: maps_BCHW of any precision, cells_N, and the
+    height and width of the grid of cells."""
 
     maps_BCHW: Tensor
     cells_N: Tensor
@@ -90,7 +89,7 @@ class LastInput:
 
     def features(self, stage: InvertedResidual) -> Tensor:
         """(B, N, LAST_CHANNELS) by another last stage than the encoder's."""
-        tap = stage(self.maps_BCHW)
+        tap = stage(self.maps_BCHW.float())
         times = 32 // STRIDE  # the last stage has stride 32
         grid = _on_grid(tap, (times * tap.shape[-2], times * tap.shape[-1]))[..., :self.height, :self.width]
         return grid.flatten(2)[..., self.cells_N].mT

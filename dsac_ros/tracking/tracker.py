@@ -73,8 +73,9 @@ class Tracker:
 
     def localize(self, frame: Frame, modality: str) -> Estimate:
         """As Localizer.localize, with what the frames before say."""
-        guess, self._told = self._told or (self._guess(frame) if self.options.enabled else None), None
-        prior = self._prior(frame) if self.options.enabled else None
+        by_odometry = self._by_odometry(frame)
+        guess, self._told = self._told or (self._guess(frame.stamp_ns, by_odometry) if self.options.enabled else None), None
+        prior = self._prior(frame.stamp_ns, by_odometry) if self.options.enabled else None
         estimate = self.localizer.localize(frame, modality, guess, prior)
         if estimate.posterior and not estimate.tracked:
             self._belief = Belief(frame.stamp_ns, estimate.posterior, estimate.verdict)
@@ -89,17 +90,19 @@ class Tracker:
             self._anchor = None if odom_from_camera is None else Anchor(frame.stamp_ns, camera_from_map, odom_from_camera)
         return estimate
 
-    def _guess(self, frame: Frame) -> Guess | None:
-        options, stamp_ns = self.options, frame.stamp_ns
+    def _guess(self, stamp_ns: int, by_odometry: np.ndarray | None) -> Guess | None:
+        options = self.options
         if self._poses and not 0 < stamp_ns - self._poses[-1][0] <= 1e9 * options.max_gap:
             self._poses = []
         if not self._poses or self._since_search >= options.search_every or self._refused > MAX_REFUSED:
             return None
         (earlier_ns, earlier_44), (later_ns, later_44) = self._poses[0], self._poses[-1]
-        expected_44 = self._by_odometry(frame)
-        if expected_44 is None:
-            expected_44 = later_44 if earlier_ns == later_ns else extrapolate(
-                earlier_44, later_44, (stamp_ns - later_ns) / (later_ns - earlier_ns))
+        if by_odometry is not None:
+            expected_44 = by_odometry
+        elif earlier_ns == later_ns:
+            expected_44 = later_44
+        else:
+            expected_44 = extrapolate(earlier_44, later_44, (stamp_ns - later_ns) / (later_ns - earlier_ns))
         return Guess(expected_44, options.radius_px, max(options.min_landmarks, options.keep_share * self._landmarks_then),
                      self._expert)
 
@@ -111,15 +114,19 @@ class Tracker:
             return None
         return np.linalg.inv(frame.odom_from_camera) @ self._anchor.odom_from_camera @ self._anchor.camera_from_map
 
-    def _prior(self, frame: Frame) -> dict[str, float] | None:
-        """Of the sub-maps, from what the frame before was of, and from where odometry has gone to, however long nothing was accepted on
-        the way; None where neither says anything."""
-        before, expected_44 = self._before(frame.stamp_ns), self._by_odometry(frame)
-        near = {} if expected_44 is None else self.localizer.near(np.linalg.inv(expected_44)[:3, 3])
+    def _prior(self, stamp_ns: int, by_odometry: np.ndarray | None) -> dict[str, float] | None:
+        """Of the sub-maps, from what the frame before was of, and from where odometry has gone to since the last accepted one; None where
+        neither says anything.
+
+        Every frame that is refused may be one that odometry knows nothing of (a robot that was carried away): it leaks each time, and says
+        less and less, until all sub-maps are asked again.
+        """
+        before = self._before(stamp_ns)
+        near = {} if by_odometry is None else self.localizer.near(np.linalg.inv(by_odometry)[:3, 3])
         if not near:
             return before
-        before = before or dict.fromkeys(near, 1.0)
-        weights = {name: before[name] * (1.0 if is_near else self.gating.leak) for name, is_near in near.items()}
+        before, far = before or dict.fromkeys(near, 1.0), 1 - (1 - self.gating.leak) ** (1 + self._refused)
+        weights = {name: before[name] * (1.0 if is_near else far) for name, is_near in near.items()}
         whole = sum(weights.values())
         return {name: weight / whole for name, weight in weights.items()}
 

@@ -37,13 +37,8 @@ class Episodes:
 
     def some(self, index_B: Tensor) -> Episodes:
         """A batch."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        last = replace(self.last, maps_BCHW=self.last.maps_BCHW[index_B])
-        return Episodes(**{name: value[index_B] if isinstance(value, Tensor) else value for name, value in values.items()} | {'last': last})
-
-    def last_float(self) -> LastInput:
-        """For an expert with a last stage of its own."""
-        return replace(self.last, maps_BCHW=self.last.maps_BCHW.float())
+        tensors = {f.name: getattr(self, f.name)[index_B] for f in fields(self) if f.name not in ('last', 'cell_rad')}
+        return replace(self, **tensors, last=replace(self.last, maps_BCHW=self.last.maps_BCHW[index_B]))
 
 
 def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, device: torch.device,

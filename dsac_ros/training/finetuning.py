@@ -236,7 +236,7 @@ def one_step(state: State, episodes: Episodes, options: FinetuningOptions, team:
 
 def predict(expert: nn.Module, batch: Episodes, options: FinetuningOptions) -> tuple[Correspondences, Tensor]:
     """The cells of a batch as a problem, and the weights to draw them by."""
-    points_BN3, scales_BN, _ = expert(batch.features_VNC.float(), batch.last_float())
+    points_BN3, scales_BN, _ = expert(batch.features_VNC.float(), batch.last)
     depths_BN = None if options.rgb_only else batch.depths_VN
     weights_BN = guidance(scales_BN if options.guidance else torch.ones_like(scales_BN))
     return cell_problem(points_BN3, scales_BN, batch.bearings_VN3, batch.cell_rad, depths_BN, ESTIMATOR), weights_BN

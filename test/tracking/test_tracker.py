@@ -203,7 +203,7 @@ def test_the_last_sub_map_is_expected_again_and_a_lost_one_is_not() -> None:
     assert priors(alone, frame(2.0), frame(2.1)) == [None, None]
 
 
-def test_odometry_says_which_sub_maps_are_near_however_long_nothing_was_accepted() -> None:
+def test_odometry_says_which_sub_maps_are_near_and_less_so_with_every_frame_that_is_refused() -> None:
     """From the hall at 1 m, past a blind stretch of 20 s, to 14 m, which is in the lab."""
     def driven(seconds: float, metres: float) -> Frame:
         return replace(frame(seconds, moved(metres)), odom_from_camera=moved(metres - 5, 0.0))
@@ -215,8 +215,11 @@ def test_odometry_says_which_sub_maps_are_near_however_long_nothing_was_accepted
     assert first is None and near['hall'] > 0.99  # by the frame before and by odometry
     scribe.accepts, scribe.reasons = False, ('few_inliers',)
     *_, blind, behind = priors(tracker, *(driven(float(at), 1.0) for at in range(1, 20)), driven(20.0, 14.0))
-    assert blind == pytest.approx({'hall': 1 / 1.1, 'lab': 0.05 / 1.1, 'attic': 0.05 / 1.1})
-    assert behind == pytest.approx({'hall': 0.05 / 1.1, 'lab': 1 / 1.1, 'attic': 0.05 / 1.1})
+    for prior, refused, here in ((blind, 18, 'hall'), (behind, 19, 'lab')):
+        far = 1 - 0.95 ** (1 + refused)
+        assert prior == pytest.approx({name: (1.0 if name == here else far) / (1 + 2 * far) for name in scribe.rooms})
+    *_, late = priors(tracker, *(driven(20.0 + 0.01 * at, 14.0) for at in range(1, 100)))
+    assert late == pytest.approx(dict.fromkeys(scribe.rooms, 1 / 3), abs=0.01)  # carried away meanwhile: all are asked
     assert priors(tracker, frame(21.0)) == [None]  # no odometry
     assert priors(tracker, driven(0.05, 1.0), driven(22.0, 1.0)) == [None, None]  # a stamp from before the anchor ends it
     scribe.accepts, scribe.rooms = True, {}
