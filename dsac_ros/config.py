@@ -327,6 +327,7 @@ class FinetuningOptions(Options):
     learning_rate: float = option(3e-5, 'peak of the one-cycle schedule of AdamW', low=1e-8, high=1.0)
     guidance: bool = option(True, 'learn which cells to draw, too; false draws evenly while training')
     last_stage: bool = option(False, "train the encoder's last stage, too, for this sub-map alone; its file grows by 1.2 MB")
+    gating: bool = option(False, 'then train gating, too, on all frames; the recordings should show every sub-map of the map')
     cut_off: float = option(20.0, 'pose loss (degrees plus centimetres) beyond which only its square root grows', low=0.1, high=1e6)
     check_every: int = option(100, 'steps between two looks at the held-out frames', low=1, high=10**6)
     patience: int = option(20, 'looks without a better state after which training ends', low=1, high=10**6)

@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     described = {f.name: f for f in fields(FinetuningOptions)}
     parser.add_argument('map', help='map bundle to start from; it stays as it is')
-    parser.add_argument('sources', nargs='+', metavar='source', help='bags or data folders of one camera, poses in the frame of the map')
+    parser.add_argument('sources', nargs='+', metavar='source',
+                        help='bags or data folders, poses in the frame of the map; of one camera, but for places shown to gating alone')
     parser.add_argument('--out', required=True, help='map bundle to write; OUT.finetuning beside it holds checkpoint, log and plot')
     parser.add_argument('--overwrite', action='store_true', help='replace the map at --out, and forget an interrupted training')
     parser.add_argument('--resume', action='store_true', help='go on with an interrupted training, with the same options')
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     from dsac_ros.data.opening import source_from, warning_lines
     from dsac_ros.errors import ConfigError
     from dsac_ros.training.finetuning import finetune
+    from dsac_ros.training.gating import Lesson
     from dsac_ros.training.mapping import stop_on_interrupt
     from dsac_ros.training.state import checkpoint_of
     from dsac_ros.training.watching import Piped, Progress, Wish, unwatched
@@ -81,6 +83,9 @@ def run(options: argparse.Namespace) -> int:
     for kind, errors in record['held_out'].items():
         print(f'  {kind}: {100 * errors["median_translation_m"]:.1f} cm, {errors["median_rotation_deg"]:.2f} deg '
               f'in the median of {errors["frames"]} frames held out')
+    if training.gating:
+        before, after = (Lesson(**bundle.training['gated'][when]) for when in ('before', 'after'))
+        print(f'  gating: {before.then(after)}')
     if not record['best_step']:
         print('warning: no state was better than the map that it started from, which is what was written; '
               'train for longer, with another learning rate, or leave the map as it is', file=sys.stderr)

@@ -109,8 +109,7 @@ def _gate(options: argparse.Namespace) -> int:
     sources = [source_from(path, options, require_poses=True, load_depth=False) for path in options.sources]
     training = FinetuningOptions(max_frames=options.frames, held_out_share=HELD_OUT)
     before, after = train_gating(options.site, sources, options.out, training, options.device, options.overwrite)
-    print(f'{options.out}: on frames held out the likeliest sub-map was the right one in {100 * before.right:.1f} %, now in '
-          f'{100 * after.right:.1f} %; expected pose loss {before.loss:.1f}, now {after.loss:.1f}')
+    print(f'{options.out}: {before.then(after)}')
     return 0
 
 

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 
 from dsac_ros.cell_grid import cell_depths, cell_grid
+from dsac_ros.config import FinetuningOptions
+from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DataError
 from dsac_ros.exposure import brightened
 from dsac_ros.geometry.camera import bearings, cell_centres
+from dsac_ros.maps.site import Site
 from dsac_ros.networks.encoder import CHANNELS, STRIDE, Encoder, LastInput, image_to_tensor
 from dsac_ros.networks.gating import describe
 from dsac_ros.records import Frame
 from dsac_ros.training.augmentation import augmented_view, clean_view
+from dsac_ros.training.mapping import MIN_FRAMES, read_frames
 
 
 @dataclass(frozen=True)
@@ -80,3 +84,38 @@ def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, dev
     rays_VN3, depths_VN, poses_V44 = (torch.from_numpy(np.stack(values)).to(device) for values in (rays, depths, poses))
     last = LastInput(torch.cat(last_inputs), cells_N, grid.height // STRIDE, grid.width // STRIDE)
     return Episodes(features, last, torch.stack(descriptors), rays_VN3, depths_VN, poses_V44, STRIDE / grid.focal)
+
+
+def frames_of(sources: list[FrameSource], site: Site, options: FinetuningOptions,
+              expert: str = '') -> tuple[list[Frame], list[Frame]]:
+    """Frames for training and held out, of all sources, of which no other sub-map than `expert` is the nearest.
+
+    DataError where poses are in another frame than the map's, and where too few frames are left.
+    """
+    training, held_out = [], []
+    for source in sources:
+        if source.map_frame != site.frame_id:
+            raise DataError(f'{getattr(source, "path", "the data")}: poses in frame {source.map_frame!r}, the map is in '
+                            f'{site.frame_id!r}; use a recording localised in the frame of the map, or --map-frame')
+        parts = read_frames(source, options)
+        training += parts[0]
+        held_out += parts[1]
+    if expert:
+        index = [entry.name for entry in site.entries].index(expert)
+        mine = [[frame for frame in part if is_nearest(site, index, frame)] for part in (training, held_out)]
+        if len(mine[0]) < MIN_FRAMES or not mine[1]:
+            raise DataError(f'{len(mine[0])} of {len(training)} frames for training and {len(mine[1])} of {len(held_out)} held-out ones '
+                            f'lie nearest to the sub-map {expert!r}; {MIN_FRAMES} and one are needed: use a recording of that place')
+        training, held_out = mine
+    return training, held_out
+
+
+def is_nearest(site: Site, index: int, frame: Frame) -> bool:
+    """Whether no other sub-map's points are nearer to the camera; in the boxes of several it is near to all of these."""
+    distances_E = site.distances(frame.map_from_camera[:3, 3])
+    return bool(distances_E[index] <= distances_E.min())
+
+
+def moved(frames: list[Frame], other_from_map: np.ndarray) -> list[Frame]:
+    """With their poses in another frame."""
+    return [replace(frame, map_from_camera=other_from_map @ frame.map_from_camera) for frame in frames]

@@ -9,8 +9,7 @@ import csv
 import math
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
@@ -18,37 +17,31 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import Tensor, nn
 
-from dsac_ros.config import EstimatorOptions, FinetuningOptions
+from dsac_ros.config import FinetuningOptions
 from dsac_ros.data.source import FrameSource
 from dsac_ros.endtoend.expectation import expected_loss, followed_alpha, over_draws
 from dsac_ros.endtoend.losses import pose_loss
 from dsac_ros.endtoend.pools import solve_pools
-from dsac_ros.errors import DataError, Interrupted, MapError
+from dsac_ros.errors import Interrupted, MapError
 from dsac_ros.geometry import se3
 from dsac_ros.localizer import resolve_device
 from dsac_ros.maps.bundle import MapBundle, check_place, load_map, save_map
 from dsac_ros.maps.editing import exchange_expert
-from dsac_ros.maps.manifest import read_manifest
+from dsac_ros.maps.site import open_site
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.networks.expert import Expert
 from dsac_ros.progress import progress_bar
-from dsac_ros.ransac.cells import cell_problem, finished_by_angle, guidance, searched_by_angle
-from dsac_ros.ransac.correspondences import Correspondences
-from dsac_ros.ransac.estimator import estimate
-from dsac_ros.ransac.sampling import uniform_draws
-from dsac_ros.records import Frame
 from dsac_ros.training.budget import Budget, Clock
 from dsac_ros.training.calibration import calibrate
-from dsac_ros.training.episodes import Episodes, encode
+from dsac_ros.training.episodes import Episodes, encode, frames_of, moved
+from dsac_ros.training.gating import train_gating
 from dsac_ros.training.head import one_cycle
-from dsac_ros.training.mapping import read_frames
+from dsac_ros.training.localising import ESTIMATOR, localised, predict
 from dsac_ros.training.state import State, checkpoint_of, new_state, resumed, save_state
 from dsac_ros.training.team import Team, team_of
 from dsac_ros.training.watching import Progress, Watch, Wish, unwatched
 
-ESTIMATOR = EstimatorOptions()  # the one that the localizer has unless told otherwise
 MEASURED_STEPS = 5  # after the first, that tell how many there is time for
 EMPTY_LOSS = 100.0  # of a pool without any hypothesis: as bad as a metre
 CALIBRATION_SHARE = 0.1  # of the time
@@ -63,8 +56,9 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
              quiet: bool = False, clock: Clock = time.monotonic) -> MapBundle | None:
     """Train the head of a map on the poses of the sources and write the best state, calibrated anew, to `out`.
 
-    Of a map of several sub-maps that of options.expert is trained, and `out` is a map of all of them. The folder OUT.finetuning holds the
-    checkpoint while it lasts, and the log. Of several processes (torchrun) the first one writes, and the others return None. Raises
+    Of a map of several sub-maps that of options.expert is trained, on the frames that are nearest to it, and `out` is a map of all of them;
+    with options.gating prototypes are trained after the head, on all frames. The folder OUT.finetuning holds the checkpoint while it lasts,
+    and the log. Of several processes (torchrun) the first one writes, and the others return None. Raises
     DataError, MapError; Interrupted where it was left, or ended before it had begun to train.
 
     Args:
@@ -78,10 +72,12 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
         raise MapError(f'{checkpoint}: missing; there is nothing to resume, start without --resume')
     if not resume and checkpoint.is_file() and not overwrite:
         raise MapError(f'{checkpoint.parent}: a training of this map was interrupted; go on with --resume, or start again with --overwrite')
-    site = read_manifest(Path(map_path))
+    site = open_site(map_path)
     if len(site.entries) > 1 and not options.expert:
         raise MapError(f'{map_path}: a map of {len(site.entries)} sub-maps; say with `expert` which one is trained: '
                        f'{", ".join(entry.name for entry in site.entries)}')
+    if options.gating and len(site.entries) == 1:
+        raise MapError(f'{map_path}: has one sub-map; there is no gating to train')
     bundle = load_map(map_path, options.expert or None)
     with team_of(resolve_device(device)) as team:
         first = team.rank == 0
@@ -93,7 +89,7 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
 
         tell(Progress('read'))
         map_from_site = np.linalg.inv(bundle.entry.site_from_map_44)
-        training, held_out = (moved(part, map_from_site) for part in frames_of(sources, bundle.frame_id, options))
+        training, held_out = (moved(part, map_from_site) for part in frames_of(sources, site, options, bundle.entry.name))
         views = len(training) * (1 + options.augmented) + len(held_out) * (1 + WATCHED_VIEWS)
         with progress_bar('encode', views, quiet) as bar:
             numbers = count(1)
@@ -126,28 +122,15 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
     finished = save_map(alone, bundle.frame_id, bundle.entry.name, state.best.cpu(), bundle.landmarks, factors, bundle.entry.centre,
                         bundle.entry.extent, record, overwrite or alone != out, bundle.prototypes)
     if alone != out:
-        exchange_expert(Path(map_path), bundle.entry.name, alone, out, overwrite)
+        heads = checkpoint.with_name('heads.dsacmap') if options.gating else out
+        exchange_expert(Path(map_path), bundle.entry.name, alone, heads, overwrite or options.gating)
         shutil.rmtree(alone)
+    if options.gating:
+        train_gating(heads, sources, out, options, str(where), overwrite, quiet)
+        shutil.rmtree(heads)
+        finished = load_map(out, bundle.entry.name)
     checkpoint.unlink(missing_ok=True)
     return finished
-
-
-def frames_of(sources: list[FrameSource], map_frame: str, options: FinetuningOptions) -> tuple[list[Frame], list[Frame]]:
-    """Frames for training and held out, of all sources; DataError where poses are in another frame than the map's."""
-    training, held_out = [], []
-    for source in sources:
-        if source.map_frame != map_frame:
-            raise DataError(f'{getattr(source, "path", "the data")}: poses in frame {source.map_frame!r}, the map is in '
-                            f'{map_frame!r}; use a recording localised in the frame of the map, or --map-frame')
-        parts = read_frames(source, options)
-        training += parts[0]
-        held_out += parts[1]
-    return training, held_out
-
-
-def moved(frames: list[Frame], other_from_map: np.ndarray) -> list[Frame]:
-    """With their poses in another frame."""
-    return [replace(frame, map_from_camera=other_from_map @ frame.map_from_camera) for frame in frames]
 
 
 def begin(bundle: MapBundle, options: FinetuningOptions, episodes: Episodes, watched: Episodes, team: Team,
@@ -234,14 +217,6 @@ def one_step(state: State, episodes: Episodes, options: FinetuningOptions, team:
     return dict(zip(('loss', 'entropy_bits', 'sound'), team.gathered(values[None]).mean(0).tolist()))
 
 
-def predict(expert: nn.Module, batch: Episodes, options: FinetuningOptions) -> tuple[Correspondences, Tensor]:
-    """The cells of a batch as a problem, and the weights to draw them by."""
-    points_BN3, scales_BN, _ = expert(batch.features_VNC.float(), batch.last)
-    depths_BN = None if options.rgb_only else batch.depths_VN
-    weights_BN = guidance(scales_BN if options.guidance else torch.ones_like(scales_BN))
-    return cell_problem(points_BN3, scales_BN, batch.bearings_VN3, batch.cell_rad, depths_BN, ESTIMATOR), weights_BN
-
-
 @torch.no_grad()
 def held_out_losses(expert: Expert, watched: Episodes, options: FinetuningOptions) -> dict[str, float]:
     """By the cells as the localizer solves them, with the same random numbers each time: mean pose loss of the held-out frames and their
@@ -257,15 +232,6 @@ def held_out_losses(expert: Expert, watched: Episodes, options: FinetuningOption
         angles.append(se3.rotation_angle(truths_B44[:, :3, :3].mT @ poses_B44[:, :3, :3]))
     metres, radians = (torch.cat(values)[::1 + WATCHED_VIEWS].median().item() for values in (distances, angles))
     return {'held_out': torch.cat(losses).mean().item(), 'held_out_cm': 100 * metres, 'held_out_deg': math.degrees(radians)}
-
-
-@torch.no_grad()
-def localised(expert: Expert, batch: Episodes, seeds: Sequence[int], options: FinetuningOptions) -> Tensor:
-    """map_from_camera (B, 4, 4) by the cells, as the localizer solves them."""
-    cells, weights_BN = predict(expert, batch, options)
-    sets = ESTIMATOR.hypotheses_rgb if options.rgb_only else ESTIMATOR.hypotheses_rgbd
-    found = estimate(searched_by_angle(cells, ESTIMATOR), weights_BN, uniform_draws(seeds, sets, weights_BN.device), ESTIMATOR)
-    return se3.inverse(finished_by_angle(cells, found, ESTIMATOR).camera_from_map_B44)
 
 
 def look(state: State, watched: Episodes, options: FinetuningOptions) -> None:

@@ -26,8 +26,8 @@ from dsac_ros.maps.site import Site, open_site
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.networks.gating import Gating, Prototypes
 from dsac_ros.progress import progress_bar
-from dsac_ros.training.episodes import Episodes, encode
-from dsac_ros.training.finetuning import frames_of, localised
+from dsac_ros.training.episodes import Episodes, encode, frames_of
+from dsac_ros.training.localising import localised
 
 CANDIDATES = 4  # sub-maps of which a frame has a loss: the nearest one, and those that gating finds likeliest
 STEPS = 300
@@ -52,6 +52,11 @@ class Lesson:
     loss: float
     right: float
 
+    def then(self, after: Lesson) -> str:
+        """What has changed, for people."""
+        return (f'on frames held out the likeliest sub-map was the right one in {100 * self.right:.1f} %, now in '
+                f'{100 * after.right:.1f} %; expected pose loss {self.loss:.1f}, now {after.loss:.1f}')
+
 
 def train_gating(path: str | Path, sources: list[FrameSource], out: str | Path, options: FinetuningOptions = FinetuningOptions(),
                  device: str = 'auto', overwrite: bool = False, quiet: bool = False) -> tuple[Lesson, Lesson]:
@@ -71,7 +76,7 @@ def train_gating(path: str | Path, sources: list[FrameSource], out: str | Path, 
     encoder, found = shared_encoder(str(where)), []
     with progress_bar('localise', len(sources), quiet) as bar:
         for source in sources:
-            parts = frames_of([source], site.frame_id, options)
+            parts = frames_of([source], site, options)
             found.append([lessons(site, encode(frames, encoder, 0, options.seed, where, int), options) for frames in parts])
             bar.update()
     taught, watched = (together(each) for each in zip(*found))

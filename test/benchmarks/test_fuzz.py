@@ -37,7 +37,16 @@ def test_the_fuzzer_sees_faults(small_room: tuple[Path, list[Frame]], monkeypatc
 
 def test_soak_tells_growth_from_noise() -> None:
     def parts(growth: float) -> list[soak.Part]:
-        return [soak.Part(1000 * k, 500.0 + growth * k + (-1) ** k, 30, 9, 100.0, 150.0) for k in range(1, 21)]
+        return [soak.Part(1000 * k, 0, 500.0 + growth * k + (-1) ** k, 30, 9, 100.0, 150.0) for k in range(1, 21)]
     for growth in (0.0, 3.0):
         gradient, error = soak.slope(parts(growth))
         assert abs(gradient - growth) < 3 * error < 2.0
+
+
+def test_soak_over_dds_sees_the_node_and_its_answers(small_room: tuple[Path, list[Frame]]) -> None:  # noqa: F811
+    path, frames = small_room
+    with soak.node_over_dds(path) as (show, process):
+        parts = list(soak.soak(show, process, frames[:1], 40, 600.0))
+        assert 'dsac_ros.ros.localizer_node' in process.cmdline()
+    assert [part.frames for part in parts] == list(range(2, 41, 2)) and sum(part.without_pose for part in parts) <= 4
+    assert all(part.memory_mb > 100 and part.threads > 1 for part in parts)

@@ -24,7 +24,8 @@ from dsac_ros.maps.manifest import read_manifest
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.training import finetuning
 from dsac_ros.training.episodes import encode
-from dsac_ros.training.finetuning import finetune, one_step, predict
+from dsac_ros.training.finetuning import finetune, one_step
+from dsac_ros.training.localising import predict
 from dsac_ros.training.state import CHECKPOINT, new_state
 from dsac_ros.training.team import Team
 from dsac_ros.training.watching import Progress, Wish
@@ -235,6 +236,24 @@ def test_one_sub_map_of_many_is_trained_and_the_others_stay(tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / 'm.dsacmap.finetuning').iterdir()) == ['log.csv', 'log.png']
     with (tmp_path / 'm.dsacmap.finetuning' / 'log.csv').open() as file:
         assert float(next(csv.DictReader(file))['held_out_cm']) < 10  # by a map that lies where its poses are
+
+
+def test_head_and_gating_in_one_training(tmp_path: Path) -> None:
+    """Recordings of both rooms: the head sees the frames of its own alone, gating all of them."""
+    site, out = rooms.tiny_site(), tmp_path / 'm.dsacmap'
+    sources = [rooms.ListSource(rooms.in_site(frame, room) for frame in rooms.tiny_frames(room)) for room in (1, 2)]
+    options = replace(OPTIONS, expert='tiny2', gating=True)
+    bundle = finetune(site, sources, out, options, 'cpu', quiet=True)
+    before, after = read_manifest(site).entries, read_manifest(out).entries
+    assert problems(out) == [] and after[0].sha256 == before[0].sha256 and after[1].sha256 == bundle.entry.sha256
+    finetuned, gated = bundle.training['finetuned'], bundle.training['gated']
+    assert finetuned['frames'] + finetuned['held_out_frames'] == rooms.FRAMES and finetuned['steps'] == 6
+    assert gated['frames'] + gated['held_out_frames'] == 2 * rooms.FRAMES and gated['after']['loss'] <= gated['before']['loss']
+    assert sorted(path.name for path in (tmp_path / 'm.dsacmap.finetuning').iterdir()) == ['log.csv', 'log.png']
+    with pytest.raises(DataError, match="0 of .* nearest to the sub-map 'tiny2'"):
+        finetune(site, sources[:1], tmp_path / 'other.dsacmap', options, 'cpu', quiet=True)
+    with pytest.raises(MapError, match='no gating to train'):
+        tuned(tmp_path / 'other.dsacmap', replace(OPTIONS, gating=True))
 
 
 def test_poses_in_another_frame_are_refused(tmp_path: Path) -> None:
