@@ -123,7 +123,8 @@ def known_points(buffer: Buffer) -> np.ndarray:
     """Finite scene coordinates of the buffer, (N, 3) float."""
     points = buffer.targets_S3[buffer.targets_S3.isfinite().all(-1)].cpu().numpy()
     if len(points) < 500:
-        raise DataError(f'only {len(points)} cells have a known scene coordinate; is the depth empty, or does the camera hardly move?')
+        raise DataError(f'only {len(points)} cells have a known scene coordinate; is the depth empty, does the camera hardly move, or was '
+                        'the time too short to triangulate and encode more than a few frames?')
     return points
 
 
