@@ -103,9 +103,10 @@ def frames_of(sources: list[FrameSource], site: Site, options: FinetuningOptions
     if expert:
         index = [entry.name for entry in site.entries].index(expert)
         mine = [[frame for frame in part if is_nearest(site, index, frame)] for part in (training, held_out)]
-        if len(mine[0]) < MIN_FRAMES or not mine[1]:
+        if len(mine[0]) + len(mine[1]) < MIN_FRAMES or not all(mine):
             raise DataError(f'{len(mine[0])} of {len(training)} frames for training and {len(mine[1])} of {len(held_out)} held-out ones '
-                            f'lie nearest to the sub-map {expert!r}; {MIN_FRAMES} and one are needed: use a recording of that place')
+                            f'lie nearest to the sub-map {expert!r}; {MIN_FRAMES} in all and one of each are needed: use a recording of '
+                            'that place')
         training, held_out = mine
     return training, held_out
 
