@@ -243,23 +243,23 @@ class StateOptions(Options):
     agreeing: int = option(2, 'accepted frames that have to agree before the first pose is published, and before the next one after the '
                            'track was lost; 1: none has to', low=1, high=100)
     spare: int = option(1, 'frames that may lie between those, refused or in disagreement', low=0, high=1000)
-    lost_after: float = option(1.0, 'time without a published pose after which the track is lost', unit='s', low=0.1, high=3600.0)
-    max_speed: float = option(5.0, 'fastest that the camera moves: frames that would need more do not agree', unit='m/s', low=0.0,
-                              high=1e3)
-    max_turn: float = option(6.0, 'fastest that it turns', unit='rad/s', low=0.0, high=1e3)
-    max_odometry_chi2: float = option(40.0, 'in place of those two, where odometry is known of both frames: largest squared Mahalanobis '
-                                      'distance (6 degrees of freedom) between their motion and that of the odometry; 0 = off', low=0.0,
-                                      high=1e9)
-    odometry_position_noise: float = option(0.1, 'noise of the position that odometry says, per distance', low=0.0, high=10.0)
-    odometry_rotation_noise: float = option(0.1, 'noise of the rotation, per angle turned', low=0.0, high=10.0)
-    odometry_turn_noise: float = option(0.02, 'noise of the rotation, per distance', unit='rad/m', low=0.0, high=10.0)
-    odometry_position_floor: float = option(0.03, 'noise of the position without any motion: what is not modelled, such as bad stamps',
-                                            unit='m', low=1e-4, high=10.0)
-    odometry_rotation_floor: float = option(0.015, 'the same of the rotation', unit='rad', low=1e-4, high=10.0)
-    weak_position: float = option(0.1, 'standard deviation of the position along any axis from which on a pose counts as weak', unit='m',
-                                  low=0.0, high=1e3)
-    weak_rotation: float = option(0.05, 'standard deviation of the rotation about any axis from which on it does', unit='rad', low=0.0,
-                                  high=10.0)
+    lost_after: float = threshold(1.0, 'time without a published pose after which the track is lost', unit='s', low=0.1, high=3600.0)
+    max_speed: float = threshold(5.0, 'fastest that the camera moves: frames that would need more do not agree', unit='m/s', low=0.0,
+                                 high=1e3)
+    max_turn: float = threshold(6.0, 'fastest that it turns', unit='rad/s', low=0.0, high=1e3)
+    max_odometry_chi2: float = threshold(40.0, 'in place of those two, where odometry is known of both frames: largest squared Mahalanobis '
+                                         'distance (6 degrees of freedom) between their motion and that of the odometry; 0 = off', low=0.0,
+                                         high=1e9)
+    odometry_position_noise: float = threshold(0.1, 'noise of the position that odometry says, per distance', low=0.0, high=10.0)
+    odometry_rotation_noise: float = threshold(0.1, 'noise of the rotation, per angle turned', low=0.0, high=10.0)
+    odometry_turn_noise: float = threshold(0.02, 'noise of the rotation, per distance', unit='rad/m', low=0.0, high=10.0)
+    odometry_position_floor: float = threshold(0.03, 'noise of the position without any motion: what is not modelled, such as bad stamps',
+                                               unit='m', low=1e-4, high=10.0)
+    odometry_rotation_floor: float = threshold(0.015, 'the same of the rotation', unit='rad', low=1e-4, high=10.0)
+    weak_position: float = threshold(0.1, 'standard deviation of the position along any axis from which on a pose counts as weak', unit='m',
+                                     low=0.0, high=1e3)
+    weak_rotation: float = threshold(0.05, 'standard deviation of the rotation about any axis from which on it does', unit='rad', low=0.0,
+                                     high=10.0)
 
 
 # Prefix -> what a frame is localised with, as parameters of the node, `--set` of an evaluation and sections of config/localize.yaml.
@@ -281,7 +281,8 @@ PRECISION: dict[str, dict[str, Any]] = {
 
 def with_precision(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by full name and what integrity.precision among them sets; what is given itself wins."""
-    return PRECISION.get(values.get('integrity.precision', 'medium'), {}) | dict(values)
+    precision = values.get('integrity.precision', 'medium')
+    return (PRECISION.get(precision, {}) if isinstance(precision, str) else {}) | dict(values)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Driver: package orbbec_camera (OrbbecSDK_ROS2), whose launch file for the model is camera_model, such as astra, gemini2 or
 gemini_330_series. It aligns depth to colour (depth_registration); both then are of one size. Their stamps may be some milliseconds apart:
-where /diagnostics says that they do not pair, raise sync_slop in a params_file. All arguments of localize.launch.py may be given too.
+where /diagnostics says that they do not pair, raise sync_slop in a params_file.
+All arguments of localize.launch.py but those of topics may be given too.
 """
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription

@@ -1,7 +1,8 @@
 """A RealSense D435 (D415, D455) and the localizer: `ros2 launch dsac_ros realsense.launch.py map:=ROOM.dsacmap`.
 
 Driver: package realsense2_camera, 4.55 or later (earlier ones publish on /camera/color/... instead of /camera/camera/color/...). Depth is
-aligned to colour by the driver, hence the two have one stamp and one size. All arguments of localize.launch.py may be given too.
+aligned to colour by the driver, hence the two have one stamp and one size.
+All arguments of localize.launch.py but those of topics may be given too.
 """
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription

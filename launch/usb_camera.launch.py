@@ -1,7 +1,8 @@
 """A USB camera and the localizer: `ros2 launch dsac_ros usb_camera.launch.py map:=ROOM.dsacmap camera_info_url:=file:///CALIBRATION.yaml`.
 
 Driver: package usb_cam. The camera has to be calibrated (package camera_calibration) at the size of its images; without a calibration every
-frame is refused (bad_camera_info). Fix its focus and, where you can, its exposure. All arguments of localize.launch.py may be given too.
+frame is refused (bad_camera_info). Fix its focus and, where you can, its exposure.
+All arguments of localize.launch.py but modality and those of topics may be given too.
 """
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription

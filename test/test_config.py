@@ -127,5 +127,7 @@ def test_the_precision_moves_a_group_of_limits_and_what_is_set_itself_stays() ->
         values = [getattr(groups[prefix], own) for groups in (low, medium, high)]
         strict = values if own.startswith('min_') or own in ('sure_landmarks', 'agreeing') else values[::-1]
         assert strict == sorted(strict) and strict[0] < strict[-1], name
+    with pytest.raises(ConfigError, match='precision: expected str'):
+        build_groups(LOCALIZER_GROUPS, {'integrity.precision': ['high']})
     own = build_groups(LOCALIZER_GROUPS, {'integrity.precision': 'high', 'integrity.min_inliers': 7.0})['integrity']
     assert own.min_inliers == 7.0 and own.min_spread == high['integrity'].min_spread

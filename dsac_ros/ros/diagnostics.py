@@ -56,9 +56,10 @@ class Diagnostics:
 def localization(worker: Worker, statuses: Sequence[LocalizationStatus]) -> Finding:
     """State, reasons and counters of the newest frame."""
     ago_s = worker.seconds_since_pose()
+    ended = not worker.is_alive()
     values: dict[str, Any] = {'map_frame': worker.map_frame, 'seconds_since_pose': '' if ago_s is None else ago_s}
-    if not statuses:
-        return WARN, 'no frame yet', values
+    if ended or not statuses:
+        return (ERROR, 'the thread that localises has ended; see the log', values) if ended else (WARN, 'no frame yet', values)
     newest = statuses[-1]
     values |= {'state': State(newest.state).name, 'reasons': '; '.join(newest.reasons), 'expert': newest.expert,
                'modality': newest.modality, 'tracked': newest.tracked, 'landmarks': newest.landmarks, 'inlier_ratio': newest.inlier_ratio}
@@ -67,7 +68,9 @@ def localization(worker: Worker, statuses: Sequence[LocalizationStatus]) -> Find
     if not worker.enabled:
         return OK, 'disabled', values
     if newest.state == State.TRACKING:
-        return OK, 'tracking', values
+        # Images that stop are reported, too: nothing at all means that it hangs.
+        stuck = ago_s is not None and ago_s > LOST_S
+        return (ERROR, f'nothing has been said of any frame for {ago_s:.0f} s', values) if stuck else (OK, 'tracking', values)
     long_ago = newest.state == State.LOST and ago_s is not None and ago_s > LOST_S
     return ERROR if long_ago else WARN, f'{State(newest.state).name}: {"; ".join(newest.reasons)}', values
 

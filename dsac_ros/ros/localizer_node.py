@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lifecycle_msgs.srv import ChangeState
@@ -193,6 +194,8 @@ class LocalizerNode(LifecycleNode):
         self._groups = parameters.changed(self._groups, {parameter.name: parameter.value for parameter in given})
         if self.tracker is not None:
             self.tracker.localizer.integrity = self._groups['integrity']
+        if self.worker is not None:
+            self.worker.between_frames(partial(self.worker.judge_by, self._groups['state']))
 
     def _time_jumped(self, _: TimeJump) -> None:
         if self.intake is not None:

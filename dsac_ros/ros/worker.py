@@ -84,6 +84,10 @@ class Worker:
             self._robot.use(self.map_frame)
         self._outlets.pictures.use(tracker, self.map_frame)
 
+    def judge_by(self, state: StateOptions) -> None:
+        """Between frames: other thresholds."""
+        self._machine.options = state
+
     def close(self, timeout_s: float) -> bool:
         """End the thread; what it is at is finished first. False where that takes longer than the timeout."""
         self._closed = True
@@ -215,7 +219,11 @@ class Worker:
         if refusal.cause == NO_IMAGES:
             self._report(refusal, Decision(self._machine.lose(), False, (f'{refusal.cause}: {refusal.detail}',)))
         if refusal.of_image:
-            self._report(refusal, Decision(self._machine.refuse(refusal.stamp_ns), False, (f'{refusal.cause}: {refusal.detail}',)))
+            state = self._machine.refuse(refusal.stamp_ns)
+            # The stamps of what is refused may be what is wrong with it, and do not tell how long ago the last pose was.
+            if (self.seconds_since_pose() or 0.0) > self._machine.options.lost_after:
+                state = self._machine.lose()
+            self._report(refusal, Decision(state, False, (f'{refusal.cause}: {refusal.detail}',)))
 
     def _age_s(self, stamp_ns: int) -> float:
         return (self._node.get_clock().now().nanoseconds - stamp_ns) / 1e9

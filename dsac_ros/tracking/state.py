@@ -95,7 +95,7 @@ class StateMachine:
         checks = ()
         if self._published is not None and self._by_odometry(self._published, fix):
             checks = (Check('max_odometry_chi2', odometry_chi2(self._published, fix, self.options), self.options.max_odometry_chi2),)
-        count = 1 + sum(other is not None and self._agree(other, fix) for other in self._recent)
+        count = 1 + sum(other is not None and self._vouches(other, fix) for other in self._recent)
         self._recent.append(fix)
         going_on = self._silent() == State.DEGRADED
         if count < self.options.agreeing and not (going_on and self._agree(self._published, fix)):
@@ -129,6 +129,12 @@ class StateMachine:
 
     def _by_odometry(self, earlier: _Fix, later: _Fix) -> bool:
         return bool(self.options.max_odometry_chi2) and earlier.odom_from_camera is not None and later.odom_from_camera is not None
+
+    def _vouches(self, earlier: _Fix, later: _Fix) -> bool:
+        """Whether a fix confirms a later one. While the track was lost the camera may have been carried: of what was published before only
+        odometry knows where it can be now."""
+        before_the_loss = earlier is self._published and self._silent() == State.LOST
+        return self._agree(earlier, later) and (not before_the_loss or self._by_odometry(earlier, later))
 
     def _agree(self, earlier: _Fix, later: _Fix) -> bool:
         if self._by_odometry(earlier, later):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
 
+from dsac_ros.msg import LocalizationStatus  # noqa: E402
 from dsac_ros.records import Frame  # noqa: E402
 from dsac_ros.ros import sensor_messages  # noqa: E402
+from dsac_ros.ros.diagnostics import localization  # noqa: E402
 from dsac_ros.ros.live_replay import Player  # noqa: E402
+from dsac_ros.tracking.state import State  # noqa: E402
 
 pytestmark = pytest.mark.ros
 ANSWER_S = 30.0
@@ -171,3 +175,12 @@ def test_dropping_more_than_half(heard: Callable[..., Any], frames: list[Frame])
             for _ in range(10):
                 send(player, frames[0])
         assert 0.5 < float(ear.wait('timing', WARN, 'images dropped', burst)['dropped_share']) < 1
+
+
+@pytest.mark.parametrize(('alive', 'ago_s', 'level', 'said'), [
+    (True, 0.2, DiagnosticStatus.OK, 'tracking'), (True, 600.0, DiagnosticStatus.ERROR, 'for 600 s'),
+    (False, 0.2, DiagnosticStatus.ERROR, 'has ended')])
+def test_a_thread_that_hangs_or_has_ended_is_an_error(alive: bool, ago_s: float, level: bytes, said: str) -> None:
+    worker = SimpleNamespace(is_alive=lambda: alive, seconds_since_pose=lambda: ago_s, map_frame='map', enabled=True)
+    found = localization(worker, [LocalizationStatus(state=int(State.TRACKING))])
+    assert found[0] == level and said in found[1]

@@ -151,6 +151,8 @@ def test_thresholds_count_from_the_next_frame_on(domain_id: int, small_room: Any
             assert not result.successful and result.reason
         assert list(show(player).reasons) == ['uncertain_position']
         assert put(player, 'integrity.max_position_deviation', 0.5).successful and show(player).accepted
+        assert put(player, 'state.weak_position', 0.0).successful and list(show(player).reasons) == ['weak_position']
+        assert put(player, 'state.weak_position', 10.0).successful and not show(player).reasons
         for name, value in (('sync_slop', 0.5), ('integrity.min_inlier', 1.0), ('state.agreeing', 2)):
             assert not put(player, name, value).successful
         assert 'did you mean integrity.min_inliers?' in put(player, 'integrity.min_inlier', 1.0).reason

@@ -450,7 +450,7 @@ def test_a_quality_of_service_that_does_not_fit_and_then_does(small_room: tuple[
 
 
 def test_killed_and_started_again(small_room: tuple[Path, list[Frame]]) -> None:
-    """kill -9. Wall time is for the table, as others share the machine; what the node itself costs until its first pose is held to 5 s."""
+    """kill -9. Wall time is for the table, as others share the machine; CPU time until the first pose, 3 to 5 s alone, has the bound."""
     domain_id, seconds = 1 + (os.getpid() + 2) % 100, []
     for _life in range(2):
         start_s = time.monotonic()
@@ -466,7 +466,7 @@ def test_killed_and_started_again(small_room: tuple[Path, list[Frame]]) -> None:
             node.process.wait()
     TABLE.append(f'| killed (-9) and started again | INITIALISING, `starting` | | first pose {seconds[1]:.1f} s after the start, '
                  f'{times.user + times.system:.1f} s of CPU |')
-    assert times.user + times.system < 20.0
+    assert times.user + times.system < 10.0
 
 
 FULL_DISK = '''
