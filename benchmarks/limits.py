@@ -30,7 +30,7 @@ def oracle(localizer: Localizer, frames: list[Frame]) -> tuple[np.ndarray, np.nd
         raise ConfigError('the map has no landmarks')
     errors, counts = [], []
     for frame in frames:
-        view = positioning.view(look(replace(frame, image=brightened(frame.image)), localizer.device))
+        view = positioning.view(look(replace(frame, image=brightened(frame.image)), localizer.device, with_depth=False))
         near = positioning.near(view, torch.from_numpy(np.linalg.inv(frame.map_from_camera)), NEAR_PX * view.pixel)
         errors.append(pose_error(np.linalg.inv(near.pose_44.numpy()), frame.map_from_camera))
         counts.append(float(near.inliers) if near.enough else 0.0)

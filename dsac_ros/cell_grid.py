@@ -40,7 +40,7 @@ def cell_grid(camera: Camera) -> CellGrid:
                     camera.resized(width, height).fx)
 
 
-def cell_depths(depth: np.ndarray, pixels_N2: np.ndarray) -> np.ndarray:
+def depths_at(depth: np.ndarray, pixels_N2: np.ndarray) -> np.ndarray:
     """(N,) float32 metres at pixels (int), 0 where there is none: one NaN in the normal equations would spoil the pose."""
     values = depth[pixels_N2[:, 1], pixels_N2[:, 0]]
     return np.where(np.isfinite(values) & (values > 0), values, np.float32(0))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsac_ros.cell_grid import CellGrid, cell_depths, cell_grid
+from dsac_ros.cell_grid import CellGrid, cell_grid, depths_at
 from dsac_ros.config import EstimatorOptions, GatingOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError, MapError
 from dsac_ros.exposure import brightened
@@ -76,13 +76,15 @@ class Seen:
 @dataclass(frozen=True)
 class Pose:
     """Of one attempt: camera_from_map_44 and hessian_66 in the frame of the sub-map, soft count and score of the landmarks, 0 where they
-    are not enough, and margin of what it started from."""
+    are not enough, margin of what it started from, misfit and depth_misfit as in ByLandmarks, NaN where the cells have to do."""
 
     camera_from_map_44: Tensor
     hessian_66: Tensor
     landmarks: Tensor
     score: Tensor
     margin: Tensor
+    misfit: Tensor
+    depth_misfit: Tensor
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Localizer:
         """
         watch = Stopwatch()
         choice, frame = self.choice, replace(frame, image=brightened(frame.image))
-        sight = choice.landmark_thread.submit(look, frame, self.device) if choice.has_landmarks else None
+        sight = choice.landmark_thread.submit(look, frame, self.device, modality == 'rgbd') if choice.has_landmarks else None
         expected = choice.expected(guess, prior, sight)
         if guess is not None and expected is not None and expected.view is not None:
             tracked = self._track(frame, expected, guess, prior, watch)
@@ -164,7 +166,7 @@ class Localizer:
         expected = None if expected is None else choice.matched(expected)
         grid = cell_grid(frame.camera)
         resized = cv2.resize(frame.image, (grid.width, grid.height), interpolation=cv2.INTER_AREA)
-        depth = cell_depths(frame.depth, grid.pixels_N2) if modality == 'rgbd' and frame.depth is not None else None
+        depth = depths_at(frame.depth, grid.pixels_N2) if modality == 'rgbd' and frame.depth is not None else None
         if depth is None or np.count_nonzero(depth) < MIN_DEPTH_CELLS:
             modality, depth = 'rgb', None
         watch.lap('prepare')
@@ -217,7 +219,8 @@ class Localizer:
         pose = poses[best]
         chosen, its_cells = attempts[best], problem_of(cells, best)
         support = self._support(its_cells, pose, chosen.view is not None, grid)
-        numbers = self._evidence(pose.camera_from_map_44, pose.hessian_66, *support, pose.landmarks, pose.margin)
+        numbers = self._evidence(pose.camera_from_map_44, pose.hessian_66, *support, pose.landmarks, pose.margin, pose.misfit,
+                                 pose.depth_misfit)
         watch.lap('evidence')
         self.seen = Seen(chosen.sub_map, None if chosen.view is None else chosen.view.result(), its_cells)
         return self._answer(frame, modality, chosen.sub_map, numbers, choice.named(posterior_E1), watch, search.by_image_E1[chosen.index])
@@ -231,7 +234,7 @@ class Localizer:
         none = torch.zeros_like(near.inliers)
         landmarks = torch.where(near.enough, near.inliers, none)
         evidence = self._evidence(near.pose_44, near.hessian_66, none, none, near.spread, near.rms, landmarks,
-                                  torch.full_like(landmarks, torch.inf))
+                                  torch.full_like(landmarks, torch.inf), near.misfit, near.depth_misfit)
         watch.lap('tracking')
         return self._answer(frame, 'rgb', attempt.sub_map, evidence, dict(prior or {}), watch, tracked=True)
 
@@ -278,16 +281,17 @@ class Localizer:
         attempt = attempts[row]
         factors = attempt.sub_map.bundle.covariance_factors
         pose_44, hessian_66 = finished.camera_from_map_B44[row], finished.hessian_B66[row] / factors[modality]
-        none = torch.zeros_like(hessian_66[0, 0])
+        none, unknown = torch.zeros_like(hessian_66[0, 0]), torch.full_like(hessian_66[0, 0], torch.nan)
         margin = first.margin_B[row]
         if attempt.view is None:
-            return Pose(pose_44, hessian_66, none, none, margin)
+            return Pose(pose_44, hessian_66, none, none, margin, unknown, unknown)
         anywhere = self._anywhere_row(row, attempts)
         near = self._near_first_poses(attempt, anywhere, first, pose_44)
         if anywhere is not None:
             margin = torch.where(near.enough & (first.inliers_B[anywhere] >= MIN_ANYWHERE), first.margin_B[anywhere], margin)
         pose = Pose(torch.where(near.enough, near.pose_44, pose_44), torch.where(near.enough, near.hessian_66, hessian_66),
-                    torch.where(near.enough, near.inliers, none), torch.where(near.enough, near.score, none), margin)
+                    torch.where(near.enough, near.inliers, none), torch.where(near.enough, near.score, none), margin,
+                    torch.where(near.enough, near.misfit, unknown), torch.where(near.enough, near.depth_misfit, unknown))
         if self.choice.gating is not None:
             odds[attempt.index] = max(odds.get(attempt.index, 0.0), pose.score.item() / max(1.0, factors['landmarks']))
         return pose
@@ -339,12 +343,12 @@ class Localizer:
     def _answer(self, frame: Frame, modality: str, sub_map: SubMap, evidence: np.ndarray, named: dict[str, float], watch: Stopwatch,
                 by_image: float = 1.0, tracked: bool = False) -> Estimate:
         map_from_camera, covariance = evidence[:16].reshape(4, 4), evidence[16:52].reshape(6, 6)
-        inliers, usable, spread, rms, landmarks, margin = map(float, evidence[52:])
+        inliers, usable, spread, rms, landmarks, margin, misfit, depth_misfit = map(float, evidence[52:])
         ratio = inliers / max(1.0, usable)
         entry = sub_map.bundle.entry
         cells_suffice = not tracked and (modality == 'rgbd' or sub_map.positioning is None or not self.integrity.require_landmarks)
         verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, cells_suffice, tracked, np.array(entry.centre),
-                        np.array(entry.extent), self.integrity, margin)
+                        np.array(entry.extent), self.integrity, margin, misfit, depth_misfit)
         if named and not tracked:
             verdict = judge_place(verdict, entry.name, named, by_image, landmarks, self.integrity)
         site_from_camera, covariance = in_site(entry.site_from_map_44, map_from_camera, covariance)

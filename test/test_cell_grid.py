@@ -6,7 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from dsac_ros.cell_grid import cell_depths, cell_grid
+from dsac_ros.cell_grid import cell_grid, depths_at
 from dsac_ros.networks.encoder import input_size
 from dsac_ros.records import Camera
 
@@ -39,5 +39,5 @@ def test_distortion_is_undone() -> None:
 def test_depth_that_is_none_is_zero() -> None:
     depth = np.array([[1.5, np.nan, -2.0], [np.inf, 0.0, 3.25]], np.float32)
     pixels = np.array([[0, 0], [1, 0], [2, 0], [0, 1], [1, 1], [2, 1]])
-    depths = cell_depths(depth, pixels)
+    depths = depths_at(depth, pixels)
     assert depths.tolist() == [1.5, 0, 0, 0, 0, 3.25] and depths.dtype == np.float32

@@ -194,6 +194,22 @@ def test_a_pose_by_landmarks_needs_no_more_support_with_depth_than_without(local
     assert cells_alone.inlier_ratio < 0.5 * rgb.inlier_ratio
 
 
+@pytest.mark.parametrize('gain', [1.3, 0.75])
+def test_with_depth_a_wrong_focal_length_is_found_out(localizer: Localizer, gain: float) -> None:
+    """A camera that is further off and sees less of an angle has the same image: only the depth is another."""
+    frames = rooms.tiny_frames()[::6]
+    wrong = [replace(f, camera=replace(f.camera, fx=gain * f.camera.fx, fy=gain * f.camera.fy)) for f in frames]
+    found = {name: [localizer.localize(f, modality) for f in chosen] for name, chosen, modality in (
+        ('right', frames, 'rgbd'), ('wrong', wrong, 'rgbd'), ('without depth', wrong, 'rgb'))}
+    told = {name: [check.value for e in estimates for check in e.verdict.checks if check.name == 'max_depth_misfit']
+            for name, estimates in found.items()}
+    assert len(told['right']) > 3 and max(told['right']) < 0.02 and not told['without depth']
+    assert len(told['wrong']) > 2 and min(told['wrong']) > 0.15
+    for estimate in found['wrong']:
+        assert not estimate.verdict.accepted
+        assert not estimate.landmarks or 'depth_disagrees' in estimate.verdict.reasons
+
+
 def test_the_bundles_factors_scale_the_covariance() -> None:
     bundle, frame, options = rooms.tiny_map()[1], rooms.tiny_frames()[3], EstimatorOptions(landmarks=False)
     entries = [replace(bundle.entry, covariance_factors=dict.fromkeys(bundle.covariance_factors, factor)) for factor in (1.0, 9.0)]

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dsac_ros.cell_grid import depths_at
 from dsac_ros.config import EstimatorOptions
-from dsac_ros.landmarks.keypoints import LOCALIZING, detect, padded
+from dsac_ros.landmarks.keypoints import LOCALIZING, Keypoints, detect, padded
 from dsac_ros.landmarks.landmarks import Landmarks, candidates, compress, match, match_anywhere
 from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.covariance import with_common_shift
@@ -18,17 +20,19 @@ from dsac_ros.records import Frame
 MATCH_RATIO = 0.92  # of descriptor distances
 WIDENING = 30.0  # of the noise at the start: some decimetres off, and ratio-tested matches are mostly right
 NARROWING = 0.5  # of the noise at the end: most inliers are better than what tells them from outliers
+LEAST_MEASURED = 8  # inliers with a measured depth, from which on their median says something
 
 
 @dataclass(frozen=True)
 class Sight:
     """Keypoints of a frame on the device: rays_M2, descriptors_MD, mask usable_M; pixel: one of an image 480 pixels high, on the plane
-    z = 1."""
+    z = 1. depths_M: [m] measured there, 0 where there is none; None without a depth image."""
 
     rays_M2: Tensor
     descriptors_MD: Tensor
     usable_M: Tensor
     pixel: float
+    depths_M: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,15 @@ class View:
     descriptors_MC: Tensor
     usable_M: Tensor
     pixel: float
+    depths_M: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class ByLandmarks:
     """A pose by landmarks near a start: pose_44, hessian_66, soft count of inliers, share of the image that they are spread over, their rms
-    residual on the plane z = 1, whether they are enough, and the score (as in Solution)."""
+    residual on the plane z = 1, whether they are enough, and the score (as in Solution). misfit: rms residual of the inliers in standard
+    deviations of the noise that they are taken to have. depth_misfit: median of how far their measured depth is from that of the landmarks,
+    as a share of it; NaN where fewer than LEAST_MEASURED have any."""
 
     pose_44: Tensor
     hessian_66: Tensor
@@ -53,14 +60,28 @@ class ByLandmarks:
     rms: Tensor
     enough: Tensor
     score: Tensor
+    misfit: Tensor
+    depth_misfit: Tensor
 
 
 @torch.inference_mode()
-def look(frame: Frame, device: torch.device) -> Sight:
-    """Keypoints and their descriptors. Runs beside the encoder."""
-    rays, words, usable = padded(detect(frame.image, frame.camera, LOCALIZING), LOCALIZING.count)
-    rays_M2, words_MD, usable_M = (torch.from_numpy(array).to(device, non_blocking=True) for array in (rays, words, usable))
-    return Sight(rays_M2, words_MD, usable_M, min(frame.camera.width, frame.camera.height) / 480 / frame.camera.fx)
+def look(frame: Frame, device: torch.device, with_depth: bool) -> Sight:
+    """Keypoints, their descriptors and, where it is wanted and there is any, their depth. Runs beside the encoder."""
+    keypoints = detect(frame.image, frame.camera, LOCALIZING)
+    arrays = padded(keypoints, LOCALIZING.count)
+    if with_depth and frame.depth is not None:
+        arrays = (*arrays, measured(frame.depth, keypoints, LOCALIZING.count))
+    rays_M2, words_MD, usable_M, *depths = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+    pixel = min(frame.camera.width, frame.camera.height) / 480 / frame.camera.fx
+    return Sight(rays_M2, words_MD, usable_M, pixel, *depths)
+
+
+def measured(depth: np.ndarray, keypoints: Keypoints, count: int) -> np.ndarray:
+    """(count,) float64 [m] at the keypoints, 0 where there is none."""
+    depths = np.zeros(count)
+    pixels = np.rint(keypoints.pixels_M2[:count]).astype(int).clip(0, [depth.shape[1] - 1, depth.shape[0] - 1])
+    depths[:len(pixels)] = depths_at(depth, pixels)
+    return depths
 
 
 class Positioning:
@@ -73,7 +94,7 @@ class Positioning:
     @torch.inference_mode()
     def view(self, sight: Sight) -> View:
         """A frame as this map sees it."""
-        return View(sight.rays_M2, compress(sight.descriptors_MD, self.landmarks.basis_DC), sight.usable_M, sight.pixel)
+        return View(sight.rays_M2, compress(sight.descriptors_MD, self.landmarks.basis_DC), sight.usable_M, sight.pixel, sight.depths_M)
 
     @torch.inference_mode()
     def anywhere(self, view: View) -> tuple[Correspondences, Tensor]:
@@ -99,14 +120,29 @@ class Positioning:
         enough = (inliers >= options.min_landmarks) & (spread >= options.min_landmark_spread)
         residuals = problem.residuals(problem.vectors(solution.camera_from_map_B44[:, None]))
         rms = weighted_rms(residuals.across_BKN[0, 0], residuals.range_BKN[0, 0].square(), weights_M)
+        square_M = problem.whitened(residuals, torch.ones_like(problem.spread_B)[:, None]).square_BKN[0, 0]
+        misfit = weighted_rms(square_M, torch.ones_like(square_M), weights_M)
         hessian_66 = with_common_shift(solution.hessian_B66[0] / self.covariance_factor, self.landmarks.common_shift)
-        return ByLandmarks(solution.camera_from_map_B44[0], hessian_66, inliers, spread, rms, enough, solution.score_B[0])
+        return ByLandmarks(solution.camera_from_map_B44[0], hessian_66, inliers, spread, rms, enough, solution.score_B[0], misfit,
+                           depth_misfit(view, residuals.range_BKN[0, 0], weights_M))
 
     def _problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> Correspondences:
         bearings_M3, lengths_M = bearings_of(rays_M2)
         noise_M = torch.full_like(lengths_M, self.options.landmark_noise)
         return Correspondences(points_M3.double()[None], bearings_M3[None], noise_M[None],
                                (self.options.landmark_noise_px * pixel / lengths_M)[None], usable_M[None])
+
+
+def depth_misfit(view: View, ranges_M: Tensor, weights_M: Tensor) -> Tensor:
+    """As in ByLandmarks, of landmarks at ranges_M [m] along the rays of their keypoints, inliers with the probability weights_M."""
+    if view.depths_M is None:
+        return torch.full_like(weights_M[0], torch.nan)
+    expected_M = ranges_M * bearings_of(view.rays_M2)[0][:, 2]
+    used_M = (view.depths_M > 0) & (weights_M > 0.5)
+    away_M = torch.where(used_M, (expected_M - view.depths_M).abs() / view.depths_M.clamp(min=1e-9), torch.inf).sort().values
+    count = used_M.sum()
+    median = away_M.gather(0, (count // 2)[None].clamp(max=len(away_M) - 1))[0]
+    return torch.where(count >= LEAST_MEASURED, median, torch.nan)
 
 
 def bearings_of(rays_N2: Tensor) -> tuple[Tensor, Tensor]:

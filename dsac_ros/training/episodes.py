@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsac_ros.cell_grid import cell_depths, cell_grid
+from dsac_ros.cell_grid import cell_grid, depths_at
 from dsac_ros.config import FinetuningOptions
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DataError
@@ -77,7 +77,7 @@ def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, dev
             last_inputs.append(last_input.half())
             seen = np.where(inside[:, None], pixels, 0.0)
             rays.append(np.where(inside[:, None], bearings(camera, seen), np.nan))
-            measured = 0.0 if frame.depth is None else cell_depths(frame.depth, np.rint(seen).astype(int))
+            measured = 0.0 if frame.depth is None else depths_at(frame.depth, np.rint(seen).astype(int))
             depths.append(np.where(inside, measured, 0.0))
             poses.append(frame.map_from_camera)
             progress()

@@ -3,13 +3,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from dsac_ros.config import EstimatorOptions
 from dsac_ros.geometry import se3
+from dsac_ros.landmarks.keypoints import Keypoints
 from dsac_ros.landmarks.landmarks import STRONGEST
-from dsac_ros.landmarks.positioning import Positioning, View, bearings_of
+from dsac_ros.landmarks.positioning import LEAST_MEASURED, Positioning, View, bearings_of, measured
 
 PIXEL = 1 / 500
 
@@ -39,6 +41,37 @@ def test_noise_shows_in_the_residual_and_the_factor_in_the_information(scene) ->
     trusting = Positioning(scene['landmarks'], torch.device('cpu'), EstimatorOptions(), 1.0).near(view, scene['pose'], 16 * PIXEL)
     doubting = solver.near(view, scene['pose'], 16 * PIXEL)
     torch.testing.assert_close(4 * doubting.hessian_66, trusting.hessian_66)
+
+
+def test_noise_shows_in_the_misfit(scene) -> None:
+    solver, view = positioning(scene)
+    generator, misfits = torch.Generator().manual_seed(0), []
+    for noise in (0.0, 0.5, 1.0, 3.0):
+        rays = view.rays_M2 + noise * PIXEL * torch.randn(view.rays_M2.shape, dtype=torch.float64, generator=generator)
+        misfits.append(solver.near(replace(view, rays_M2=rays), scene['pose'], 16 * PIXEL).misfit.item())
+    assert misfits == sorted(misfits) and misfits[0] < 0.05 and misfits[1] == pytest.approx(0.5 * misfits[2], rel=0.3) and misfits[-1] > 1.2
+
+
+@pytest.mark.parametrize('share', [0.9, 1.0, 1.3])
+def test_depth_that_the_landmarks_do_not_have_shows(scene, share: float) -> None:
+    """A third of the depths is missing and some are of what is behind; the median does not mind."""
+    solver, view = positioning(scene)
+    points = scene['landmarks'].points_L3[scene['order']].double()
+    depths = share * (points @ scene['pose'][:3, :3].T + scene['pose'][:3, 3])[:, 2]
+    depths[::3], depths[1::9] = 0.0, 9.0
+    found = solver.near(replace(view, depths_M=depths), scene['pose'], 16 * PIXEL).depth_misfit.item()
+    assert found == pytest.approx(abs(1 - share) / share, abs=0.01)
+    few = torch.where(torch.arange(len(depths)) < LEAST_MEASURED - 1, depths, 0.0)
+    for none in (None, few):
+        assert solver.near(replace(view, depths_M=none), scene['pose'], 16 * PIXEL).depth_misfit.isnan()
+
+
+def test_depth_is_read_where_the_keypoints_are() -> None:
+    depth = np.zeros((30, 40), np.float32)
+    depth[12, 7], depth[29, 39], depth[3, 3] = 2.0, 3.0, np.nan
+    seen = Keypoints(np.array([[7.4, 11.6], [39.6, 29.7], [3.0, 3.0], [20.0, 20.0]]), np.zeros((4, 2)), np.zeros((4, 128), np.float32))
+    assert measured(depth, seen, 6).tolist() == [2.0, 3.0, 0.0, 0.0, 0.0, 0.0]
+    assert measured(depth, seen, 1).tolist() == [2.0]
 
 
 def test_what_landmarks_share_is_no_smaller_for_being_many(scene) -> None:
