@@ -1,11 +1,13 @@
 """Start the localizer: `ros2 launch dsac_ros localize.launch.py map:=ROOM.dsacmap image_topic:=/camera/color/image_raw ...`."""
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from dsac_ros.ros.dds import room_for_images
 
 # Parameters of the node that are arguments here: name, type, description. Left empty they stay as the params_file has them,
 # so that the defaults have one owner (dsac_ros.config.NodeOptions). What is rarely changed is in the params_file alone.
@@ -53,6 +55,7 @@ def generate_launch_description():
         DeclareLaunchArgument('log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
                               description='Least severity that is logged'),
         *(DeclareLaunchArgument(name, default_value='', description=f'{text} (empty: as in params_file)') for name, _, text in PARAMETERS),
+        *(SetEnvironmentVariable(name, value) for name, value in room_for_images().items()),
         OpaqueFunction(function=localizer),
         Node(package='rviz2', executable='rviz2', name='rviz', namespace=LaunchConfiguration('namespace'),
              condition=IfCondition(LaunchConfiguration('rviz')),

@@ -14,6 +14,7 @@ import yaml
 
 from dsac_ros.config import FinetunerOptions, FinetuningOptions, NodeOptions, SourceOptions
 from dsac_ros.evaluation.options import EvaluationOptions
+from dsac_ros.ros.dds import PROFILE_VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
@@ -143,6 +144,8 @@ service.include_launch_description(LaunchDescription([
 service.run()
 print('exit codes', codes)
 '''
+SHOW_IMAGE_TOPIC = '''service.run()
+print('image topic', repr(service.context.launch_configurations['image_topic']))'''
 
 
 def launched(path: Path, folder: Path, *arguments: str, program: str = RUN) -> str:
@@ -172,6 +175,30 @@ def test_a_camera_without_its_driver_is_the_localizer(name: str, tmp_path: Path)
     """The driver runs already; what is no argument of the camera's file goes through to localize.launch.py."""
     out = launched(ROOT / f'launch/{name}.launch.py', tmp_path, 'map:=/no/such.dsacmap', 'driver:=false', 'log_level:=warn')
     assert '/no/such.dsacmap' in out and 'exit codes [1]' in out and 'Traceback' not in out, out
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize('name', CAMERAS)
+def test_a_topic_that_is_given_wins(name: str, tmp_path: Path) -> None:
+    out = launched(ROOT / f'launch/{name}.launch.py', tmp_path, 'map:=/no/such.dsacmap', 'driver:=false',
+                   'image_topic:=/mine', program=RUN.replace('service.run()', SHOW_IMAGE_TOPIC))
+    assert "image topic '/mine'" in out, out
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize('name', ['localize', *CAMERAS])
+def test_images_have_room(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set before anything is started, the driver of the camera included."""
+    pytest.importorskip('launch_ros')
+    from launch.actions import SetEnvironmentVariable
+    for variable in PROFILE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    kinds = [type(entity) for entity in describe(ROOT / f'launch/{name}.launch.py').entities]
+    starting = ('Node', 'GroupAction', 'OpaqueFunction', 'IncludeLaunchDescription')
+    starts = [index for index, kind in enumerate(kinds) if kind.__name__ in starting]
+    assert kinds.index(SetEnvironmentVariable) < min(starts)
+    monkeypatch.setenv(PROFILE_VARIABLES[0], '/home/me/profile.xml')
+    assert SetEnvironmentVariable not in [type(entity) for entity in describe(ROOT / f'launch/{name}.launch.py').entities]
 
 
 @pytest.mark.ros

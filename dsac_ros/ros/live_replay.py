@@ -1,7 +1,6 @@
 """A source of frames in; what the real node in its own process answers over DDS out, one FrameResult a frame."""
 from __future__ import annotations
 
-import importlib.util
 import os
 import queue
 import signal
@@ -32,6 +31,7 @@ from dsac_ros.evaluation.records import FrameResult, without_answer
 from dsac_ros.msg import LocalizationStatus
 from dsac_ros.records import Frame
 from dsac_ros.ros import sensor_messages
+from dsac_ros.ros.dds import room_for_images
 from dsac_ros.ros.intake import stamp_ns
 from dsac_ros.ros.messages import counters_of, matrix_from_pose, time_message
 from dsac_ros.tracking.state import State
@@ -41,21 +41,11 @@ LAST_ANSWER_S = 5.0
 EXIT_S = 30.0
 LONGEST_GAP_S = 1.0  # sequences of one folder may lie days apart
 BUFFER_BYTES = 1 << 30  # messages encoded ahead: a short source wholly, so that the player leaves the CPU to the node
-PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-FASTDDS_PROFILE = Path(__file__).with_name('fastdds_profile.xml')
 
 
 def dds_environment() -> dict[str, str]:
-    """Variables for this machine only, and images that fit; a profile that the user has set stays."""
-    wanted = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
-    if not any(name in os.environ for name in PROFILE_VARIABLES):
-        wanted[profile_variable()] = str(FASTDDS_PROFILE)
-    return wanted
-
-
-def profile_variable() -> str:
-    """Fast DDS 2 (Jazzy) knows the one name, Fast DDS 3 (Kilted) the other and prints a warning when it sees the old one."""
-    return PROFILE_VARIABLES[importlib.util.find_spec('fastrtps_cmake_module') is None]
+    """Variables for this machine only, and for images that fit."""
+    return {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', **room_for_images()}
 
 
 @dataclass
