@@ -16,6 +16,7 @@ from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
+from dsac_ros.errors import MapError
 from dsac_ros.records import Estimate, Frame
 from dsac_ros.ros.messages import time_message
 from dsac_ros.ros.sensor_messages import colour_message
@@ -35,6 +36,7 @@ class Pictures:
     def __init__(self, node: Node) -> None:
         self._path: deque[tuple[int, np.ndarray]] = deque(maxlen=PATH_POSES)
         self._tracker: Tracker | None = None
+        self._warn = node.get_logger().warning
         self._map_frame = ''
         self._map_sent = False
         self._due_s: dict[str, float] = {}
@@ -89,8 +91,15 @@ class Pictures:
         from dsac_ros.ros import drawings
         from dsac_ros.viewing import shapes
         self._map_sent = True
-        points_N3 = shapes.map_view(self._tracker.localizer.choice.site).points_N3
-        self._map_points.publish(drawings.cloud(Header(frame_id=self._map_frame), points_N3.astype('<f4'), ('x', 'y', 'z')))
+        site, points = self._tracker.localizer.choice.site, [np.zeros((0, 3))]
+        for index in range(len(site.entries)):
+            try:
+                points.append(shapes.mapped_points(site, index))
+            # It is not shown, and the frames that need it will tell of it; the others are as good as ever.
+            except MapError as error:
+                self._warn(f'~/map_points lacks a sub-map: {error}')
+        cloud = np.concatenate(points).astype('<f4')
+        self._map_points.publish(drawings.cloud(Header(frame_id=self._map_frame), cloud, ('x', 'y', 'z')))
 
 
 def _wanted(publisher: Publisher) -> bool:

@@ -39,13 +39,15 @@ class MapView:
 
 
 def map_view(site: Site) -> MapView:
-    """What there is to see of a map; reads all of it."""
-    points = []
-    for index, entry in enumerate(site.entries):
-        bundle = site.read(index)
-        mapped = bundle.landmarks.points_L3 if bundle.landmarks else bundle.expert.centres
-        points.append(mapped.cpu().numpy() @ entry.site_from_map_44[:3, :3].T + entry.site_from_map_44[:3, 3])
-    return MapView(np.concatenate(points), extents(site))
+    """What there is to see of a map; reads all of it. Raises MapError."""
+    return MapView(np.concatenate([mapped_points(site, index) for index in range(len(site.entries))]), extents(site))
+
+
+def mapped_points(site: Site, index: int) -> np.ndarray:
+    """(N, 3) of one sub-map, as in MapView. Raises MapError."""
+    bundle, site_from_map_44 = site.read(index), site.entries[index].site_from_map_44
+    mapped = bundle.landmarks.points_L3 if bundle.landmarks else bundle.expert.centres
+    return mapped.cpu().numpy() @ site_from_map_44[:3, :3].T + site_from_map_44[:3, 3]
 
 
 def extents(site: Site) -> tuple[Extent, ...]:

@@ -1,6 +1,8 @@
 """What RViz gets of a real node over DDS: only while somebody listens, and true of the frame that was shown."""
 from __future__ import annotations
 
+import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +20,15 @@ from sensor_msgs.msg import Image, PointCloud2  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
 
 from dsac_ros.maps.bundle import load_map  # noqa: E402
+from dsac_ros.maps.site import open_site  # noqa: E402
 from dsac_ros.records import Frame  # noqa: E402
 from dsac_ros.ros import pictures, sensor_messages  # noqa: E402
 from dsac_ros.ros.live_replay import Player  # noqa: E402
 from dsac_ros.ros.messages import matrix_from_pose  # noqa: E402
 from dsac_ros.viewing import shapes, support  # noqa: E402
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import rooms  # noqa: E402
 
 pytestmark = pytest.mark.ros
 ANSWER_S = 30.0
@@ -157,6 +163,17 @@ def test_the_map_is_latched_and_changes_with_it(running: Any, small_room: Any, c
         answer = call(player, LoadMap, 'load_map', LoadMap.Request(path=str(small_room[0])))
         assert answer.success
         eyes.got('map_points', lambda m: len(eyes.seen['map_points']) == 2, lambda: show(player, small_room[1][0]))
+
+
+def test_a_damaged_sub_map_is_missing_among_the_points_of_the_map(running: Callable[..., Any], tmp_path: Path) -> None:
+    site = shutil.copytree(rooms.tiny_site(), tmp_path / 'site.dsacmap')
+    whole = [len(shapes.mapped_points(open_site(site), index)) for index in range(2)]
+    file = site / 'experts' / 'tiny2.safetensors'
+    file.write_bytes(file.read_bytes()[:-1])
+    with running(map=str(site)) as (_, eyes):
+        eyes.open('map_points')
+        assert eyes.got('map_points').width == whole[0] > 0
+
 
 
 def test_a_refused_frame_has_an_image_and_no_camera(running: Any, small_room: Any) -> None:
