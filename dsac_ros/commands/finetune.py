@@ -5,6 +5,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -39,9 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
 
 
+def stand_back(nice: int) -> None:
+    """Behind other processes. Linux shares the CPU out among sessions (terminals, services) first, whatever the niceness of a process
+    in one of them: a session of our own stands back as a whole (autogroup in sched(7))."""
+    now = os.nice(nice)
+    if nice and os.getsid(0) == os.getpid():
+        with suppress(OSError):  # other kernels, or switched off
+            Path('/proc/self/autogroup').write_text(str(now))
+
+
 def run(options: argparse.Namespace) -> int:
     """Train, and print how good the map is on frames that were held out."""
-    os.nice(options.nice)  # before torch has threads, which take it over
+    stand_back(options.nice)  # before torch has threads, which take it over
     import cv2
     import torch
 

@@ -38,7 +38,7 @@ class TrainingProcess:
         # Where this process found dsac_ros, there the other finds it too.
         environment = os.environ | {'PYTHONPATH': os.pathsep.join(os.path.abspath(path) for path in sys.path if path)}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                         env=environment)
+                                         env=environment, start_new_session=True)
         self.newest: Progress | None = None
         self.said: deque[str] = deque(maxlen=LAST_WORDS)  # lines that are no progress
         self._reader = threading.Thread(target=self._read, name='training', daemon=True)

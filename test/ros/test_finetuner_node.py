@@ -128,6 +128,9 @@ def test_it_starts_when_asked_tells_its_progress_and_the_localizer_loads_the_map
             assert ask(player, 'start').success and not ask(player, 'start').success
             node.wait(Told.TRAINING)
             assert node.training().nice() - psutil.Process(node.process.pid).nice() == 2
+            share = Path(f'/proc/{node.training().pid}/autogroup')  # of its session, which is its own
+            assert os.getsid(node.training().pid) == node.training().pid
+            assert not share.exists() or share.read_text().split()[-1] == str(node.training().nice())
             node.wait(Told.FINISHED)
             while 'uses it' not in node.wait(Told.FINISHED).message:
                 assert 'refuses' not in node.told[-1].message
