@@ -288,12 +288,14 @@ def normal_equations(problem: Correspondences, white: Whitened, weight_BKN: Tens
     sums = torch.nn.functional.pad(sums, (0, PRODUCTS - sums.shape[-1]))
     if white.along_BKN is not None:
         sums = sums + torch.bmm((weight_BKN * white.along_BKN).double(), problem.products_along_BNP)
-    both = torch.cat([problem.moves(vectors_BK13), vectors_BK13[..., None]], -1).flatten(0, 1)  # (B K, 13, 7)
+    flat = vectors_BK13.flatten(0, 1)
+    moves = problem.moves(flat)
+    both = torch.cat([moves, flat[..., None]], -1)  # (B K, 13, 7)
     normal = sums.flatten(0, 1)[:, problem.layout]
-    weighted = both[:, :12, :6].mT.bmm(normal).bmm(both).unflatten(0, vectors_BK13.shape[:2])
+    weighted = moves[:, :12].mT.bmm(normal).bmm(both).unflatten(0, vectors_BK13.shape[:2])
     hessian, gradient = weighted[..., :6], weighted[..., 6]
     if pull_BK13 is not None:
-        gradient = gradient + torch.bmm(pull_BK13.flatten(0, 1)[:, None], both[..., :6]).view_as(gradient)
+        gradient = gradient + torch.bmm(pull_BK13.flatten(0, 1)[:, None], moves).view_as(gradient)
     if prior is None:
         return gradient, hessian
     information = prior.information_B66[:, None]
