@@ -157,8 +157,9 @@ class EstimatorOptions(Options):
     pixel_noise: float = option(0.1, 'noise of the viewing ray of a cell, in cells', low=1e-3, high=10.0)
     rgb_search_noise: float = option(0.4, 'the same in frames without depth, in place of the predicted scale, while the pose is searched',
                                      low=1e-2, high=10.0)
-    rgb_final_noise: float = option(0.15, 'the same once it is found', low=1e-2, high=10.0)
-    rgb_final_steps: int = option(6, 'iterations with that', low=1, high=100)
+    rgb_final_share: float = option(0.1, 'once it is found: share of the cells of the frame whose rays are within what is then taken for '
+                                    'that noise', low=1e-2, high=0.9)
+    rgb_final_steps: int = option(8, 'iterations with that', low=1, high=100)
     depth_noise: float = option(0.003, 'noise of measured depth z: this times z^2', unit='1/m', low=0.0, high=1.0)
     depth_noise_floor: float = option(0.005, 'noise of measured depth at z = 0', unit='m', low=1e-4, high=1.0)
     inlier_sigmas: float = option(2.0, 'residual at which a correspondence is as likely an inlier as not, in standard deviations', low=0.5,

@@ -15,12 +15,14 @@ from dsac_ros.endtoend.minimal import from_rays, from_triangles
 from dsac_ros.endtoend.refinement import constant, refined
 from dsac_ros.errors import ConfigError
 from dsac_ros.geometry import se3
-from dsac_ros.ransac.cells import narrowed, searched_by_angle
+from dsac_ros.ransac.cells import by_angle, searched_by_angle
 from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.estimator import ASSUMED_SHARE, INVALID, SCORED_FIRST, SCORED_NEXT, shared_out, with_depth
 from dsac_ros.ransac.kernel import Kernel
 from dsac_ros.ransac.minimal import hypotheses_from_points, hypotheses_from_rays, members
 from dsac_ros.ransac.sampling import draw_minimal_sets, mixed
+
+FINAL_NOISE = 0.15  # of the ray of a cell without depth, in cells, whose optimum is differentiated
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,15 @@ def solve_pools(cells: Correspondences, weights_BN: Tensor, draws_BPK3: Tensor, 
     losses_BM = pose_loss(se3.inverse(optima.poses_BK44), map_from_camera_B44, cut_off=cut_off)
     scores_BPK, losses_BPK, sound_BPK = (values.unflatten(1, valid_BPK.shape[1:]) for values in (scores_BM, losses_BM, optima.sound_BK))
     return Pools(scores_BPK, losses_BPK, log_likelihoods_BPK, valid_BPK, sound_BPK)
+
+
+def narrowed(cells: Correspondences, options: EstimatorOptions) -> Correspondences:
+    """The problem that refinement ends in; with depth the cells as they are.
+
+    Without it one narrow angle stands for the one that the localizer measures anew in each step (ransac.cells), which hangs on the residual
+    of a single cell and is no good to learn from.
+    """
+    return cells if cells.ranges_BN is not None else by_angle(cells, FINAL_NOISE / options.pixel_noise)
 
 
 def _scores(problem: Correspondences, poses_BM44: Tensor, kernel: Kernel) -> Tensor:

@@ -21,8 +21,8 @@ def cayley(omega: Tensor) -> Tensor:
 
 def rotation_angle(rotation: Tensor) -> Tensor:
     """Angle of (..., 3, 3) rotations [rad], accurate near 0 and near pi (atan2 of sine and cosine)."""
-    vee = torch.stack([rotation[..., 2, 1] - rotation[..., 1, 2], rotation[..., 0, 2] - rotation[..., 2, 0],
-                       rotation[..., 1, 0] - rotation[..., 0, 1]], -1)
+    _, r01, r02, r10, _, r12, r20, r21, _ = rotation.flatten(-2).unbind(-1)
+    vee = torch.stack([r21 - r12, r02 - r20, r10 - r01], -1)
     trace = rotation.diagonal(dim1=-2, dim2=-1).sum(-1)
     return torch.atan2(vee.norm(dim=-1), trace - 1)
 
@@ -54,8 +54,8 @@ def retract(transform: Tensor, tangent: Tensor) -> Tensor:
 def difference(transform: Tensor, reference: Tensor) -> Tensor:
     """The tangent (..., 6) with transform = retract(reference, tangent), short of half a turn."""
     rotation = transform[..., :3, :3] @ reference[..., :3, :3].mT
-    vee = torch.stack([rotation[..., 2, 1] - rotation[..., 1, 2], rotation[..., 0, 2] - rotation[..., 2, 0],
-                       rotation[..., 1, 0] - rotation[..., 0, 1]], -1)
+    _, r01, r02, r10, _, r12, r20, r21, _ = rotation.flatten(-2).unbind(-1)
+    vee = torch.stack([r21 - r12, r02 - r20, r10 - r01], -1)
     trace = rotation.diagonal(dim1=-2, dim2=-1).sum(-1)
     omega = vee * (2 / (1 + trace).clamp(min=1e-3))[..., None]  # Cayley's parameters: 2 tan(angle / 2) about the axis
     return torch.cat([omega, transform[..., :3, 3] - (rotation @ reference[..., :3, 3:])[..., 0]], -1)

@@ -1,7 +1,8 @@
 """Cells without depth: searched and finished by the angle between ray and point, whatever noise the network states.
 
 What a network states of its coordinates ranks them well enough to draw by. As a measure of residuals it is worse than one angle for all
-cells: wide while the pose is searched, narrow once it is found (docs/mapping.md, "The residual of cells without depth").
+cells: a fixed one while the pose is searched, and what the residuals of the frame itself say once it is found, since no angle suits near
+and far views and large rooms (docs/mapping.md, "The residual of cells without depth").
 """
 from __future__ import annotations
 
@@ -11,11 +12,15 @@ import torch
 from torch import Tensor
 
 from dsac_ros.config import EstimatorOptions
-from dsac_ros.ransac.correspondences import Correspondences
-from dsac_ros.ransac.estimator import Solution, refine_from
+from dsac_ros.ransac.correspondences import MIN_RANGE, Correspondences, Residuals, Whitened
+from dsac_ros.ransac.estimator import ASSUMED_SHARE, Solution, damped_step, damping, normal_equations
+from dsac_ros.ransac.kernel import Kernel
 
 MIN_COSINE = 0.2  # of the angle off the axis: further out, depth (along the axis) says nothing of the distance
 STATED = 1e-6  # metres of noise of the points: none, next to that of the angle
+FINAL_WIDENING = 3.0  # of the noise in the first step of the finish, which comes down to 1 in the fourth
+FINAL_LIMITS = (0.05, 1.6)  # of that noise, in cells
+KEPT = ('scale_B', 'share_B', 'margin_B', 'modes_B66', 'entropy_B')  # of what was found: the finish has nothing to say of these
 
 
 def cell_problem(points_BN3: Tensor, scales_BN: Tensor, bearings_BN3: Tensor, cell_rad: float, depths_BN: Tensor | None,
@@ -44,21 +49,48 @@ def guidance(scales_N: Tensor) -> Tensor:
 
 def searched_by_angle(cells: Correspondences, options: EstimatorOptions) -> Correspondences:
     """The problem to find a pose by; with depth the cells as they are. cells: noise as stated, angles of options.pixel_noise."""
-    return cells if cells.ranges_BN is not None else _by_angle(cells, options.rgb_search_noise / options.pixel_noise)
+    return cells if cells.ranges_BN is not None else by_angle(cells, options.rgb_search_noise / options.pixel_noise)
 
 
 def finished_by_angle(cells: Correspondences, found: Solution, options: EstimatorOptions) -> Solution:
-    """The optimum near the poses that were found, those of the cells first; with depth they are as good as they get."""
+    """The optimum near the poses that were found, those of the cells first; with depth they are as good as they get.
+
+    Each step takes the noise of the angle from the residuals so far (as iteratively reweighted least squares does with the median absolute
+    deviation), and goes towards the maximum of the score. The estimator itself holds the information across a ray constant in a step: where
+    the noise is that of points that is free of bias, with the errors of networks it is the worse choice.
+    """
     if cells.ranges_BN is not None:
         return found
-    steps = replace(options, refine_steps=options.rgb_final_steps)
-    return refine_from(narrowed(cells, options), found.camera_from_map_B44[:len(cells.points_BN3), None], steps, widening=1.0)
+    kernel, last_B11 = Kernel(options.inlier_sigmas), (options.rgb_final_share * cells.count_B1).long()[..., None]
+    along_BN13 = cells.single.rows_B13M[..., -cells.points_BN3.shape[1]:].mT
+    vectors_B113 = cells.vectors(found.camera_from_map_B44[:len(cells.points_BN3), None])
+    ridge = damping(vectors_B113)
+    for step in range(options.rgb_final_steps):
+        residuals = cells.residuals(vectors_B113)
+        white = _measured(cells, residuals, last_B11, FINAL_WIDENING ** max(0.0, 1 - step / 3), options)
+        _, weight = kernel.expectation(cells, white, ASSUMED_SHARE)
+        # What makes the gradient that of the angles: nearer points look further off their rays, so each is pushed away along its own.
+        pull = torch.bmm(weight * white.square_BKN / residuals.range_BKN.clamp(min=MIN_RANGE), along_BN13)
+        gradient, hessian = normal_equations(cells, white, weight, vectors_B113, pull_BK13=-pull.double())
+        vectors_B113 = cells.moved(vectors_B113, damped_step(gradient, hessian, ridge))
+    white = _measured(cells, cells.residuals(vectors_B113), last_B11, 1.0, options)
+    inlier, weight = kernel.expectation(cells, white, ASSUMED_SHARE)
+    _, hessian = normal_equations(cells, white, weight, vectors_B113)
+    return replace(found, camera_from_map_B44=cells.poses(vectors_B113)[:, 0], hessian_B66=hessian[:, 0], weights_BN=inlier[:, 0],
+                   inliers_B=inlier[:, 0].sum(1), score_B=-(-inlier[:, 0]).log1p().sum(1).double(),
+                   **{name: getattr(found, name)[:len(inlier)] for name in KEPT})
 
 
-def narrowed(cells: Correspondences, options: EstimatorOptions) -> Correspondences:
-    """The problem to finish a pose by; with depth the cells as they are."""
-    return cells if cells.ranges_BN is not None else _by_angle(cells, options.rgb_final_noise / options.pixel_noise)
+def _measured(cells: Correspondences, residuals: Residuals, last_B11: Tensor, widening: float, options: EstimatorOptions) -> Whitened:
+    """Over the noise of the angles that they themselves say, by the angle of the cell that is the last_B11-th nearest to its ray."""
+    stated_BKN = (cells.single.angle_square * residuals.range_BKN.square()).clamp(min=1e-18)
+    square_BKN = residuals.across_BKN / stated_BKN
+    last_BK1 = torch.where(residuals.seen_BKN, square_BKN, torch.inf).sort(-1).values.gather(-1, last_B11)
+    low, high = ((limit / options.pixel_noise) ** 2 for limit in FINAL_LIMITS)
+    variance_BK1 = (widening ** 2 * last_BK1).clamp(low, high)
+    return Whitened(square_BKN / variance_BK1, residuals.seen_BKN / (stated_BKN * variance_BK1), None)
 
 
-def _by_angle(cells: Correspondences, factor: float) -> Correspondences:
+def by_angle(cells: Correspondences, factor: float) -> Correspondences:
+    """The same cells with noise of their rays alone, `factor` times what is stated of it."""
     return replace(cells, scales_BN=torch.full_like(cells.scales_BN, STATED), angles_BN=factor * cells.angles_BN)

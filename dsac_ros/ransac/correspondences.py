@@ -75,6 +75,11 @@ class Correspondences:
         return (median_B / 2.366).clamp(min=1e-12).sqrt()  # median of chi-square with three degrees of freedom
 
     @cached_property
+    def spread_square_B1(self) -> Tensor:
+        """Its square (B, 1) [m^2]."""
+        return self.spread_B[:, None].square()
+
+    @cached_property
     def unit_scale_B1(self) -> Tensor:
         """Factor that makes the median scale as large as the spread of the points."""
         median_B = torch.where(self.known_BN, self.scales_BN, torch.nan).nanmedian(1).values.nan_to_num(1)
@@ -172,7 +177,7 @@ class Correspondences:
         # Zero information times a variance that is no number would be none either, and spoil the sums over all.
         scale_square, angle_square = (torch.where(self.known_BN, noise, torch.ones_like(noise)).square().float()[:, None]
                                       for noise in (self.scales_BN, self.angles_BN))
-        return Single(self._rows(torch.float32), scale_square, angle_square, freedom, ranges, variance)
+        return Single(self._rows(torch.float32), self.known_BN[:, None], scale_square, angle_square, freedom, ranges, variance)
 
     @cached_property
     def generators(self) -> Tensor:
@@ -218,7 +223,7 @@ class Correspondences:
 
     def moves(self, vectors_BK13: Tensor) -> Tensor:
         """Derivative (..., 13, 6) of pose vectors by a left perturbation."""
-        return (vectors_BK13 @ self.generators).unflatten(-1, (13, 6))
+        return (vectors_BK13 @ self.generators).view(*vectors_BK13.shape, 6)
 
     def moved(self, vectors_BK13: Tensor, tangent_BK6: Tensor) -> Tensor:
         """Pose vectors after a left perturbation, by a rotation of 2 atan(|omega| / 2) as in se3.cayley, and by so much less of a shift."""
@@ -241,7 +246,7 @@ class Correspondences:
         single = self.single
         first, second, along = torch.bmm(vectors_BK13.float(), single.rows_B13M).chunk(3, -1)
         ranges = along if single.ranges is None else along + single.ranges
-        return Residuals(first, second, first * first + second * second, along, ranges, (ranges > MIN_RANGE) & self.known_BN[:, None])
+        return Residuals(first, second, first * first + second * second, along, ranges, (ranges > MIN_RANGE) & single.known)
 
     def whitened(self, residuals: Residuals, scale_BK: Tensor) -> Whitened:
         """The residuals over their noise; scale_BK: factor on the noise of the points."""
@@ -257,10 +262,11 @@ class Correspondences:
 
 @dataclass(frozen=True)
 class Single:
-    """rows_B13M: across the ray and along it, as in Correspondences, (B, 13, 3 N); the rest (B, 1, N). freedom: degrees of freedom of the
-    noise, a number where all are equal."""
+    """rows_B13M: across the ray and along it, as in Correspondences, (B, 13, 3 N); the rest (B, 1, N). known: as known_BN. freedom:
+    degrees of freedom of the noise, a number where all are equal."""
 
     rows_B13M: Tensor
+    known: Tensor
     scale_square: Tensor
     angle_square: Tensor
     freedom: Tensor | float

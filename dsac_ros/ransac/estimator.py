@@ -248,15 +248,13 @@ def refine(problem: Correspondences, candidates: Candidates, steps: int, widenin
     """
     vectors, scale, share = candidates.vectors_BK13, candidates.scale_BK, candidates.share_BK
     limits = [limit * problem.unit_scale_B1 for limit in SCALE_LIMITS] if kernel.even_at is None else None
-    eye = torch.eye(6, dtype=vectors.dtype, device=vectors.device)
-    relative, absolute = 1 + 1e-6 * eye, 1e-9 * eye
+    ridge = damping(vectors)
     for step in range(steps):
         width = widening ** (1 - step / max(1, steps - 2)) if step < steps - 2 else narrowing
         white = problem.whitened(problem.residuals(vectors), scale * width)
         inlier, weight = kernel.expectation(problem, white, share)
         gradient, hessian = normal_equations(problem, white, weight, vectors, prior)
-        tangent = torch.linalg.solve_ex(torch.addcmul(absolute, hessian, relative), -gradient)[0].nan_to_num(0).clamp(-0.5, 0.5)
-        vectors = problem.moved(vectors, stretch * tangent)
+        vectors = problem.moved(vectors, stretch * damped_step(gradient, hessian, ridge))
         if kernel.even_at is None:
             share = (inlier.sum(-1) / problem.count_B1).clamp(*SHARE_LIMITS)
             dimensions = 2 * SHAPE - problem.single.freedom
@@ -265,18 +263,39 @@ def refine(problem: Correspondences, candidates: Candidates, steps: int, widenin
     return Candidates(vectors, scale, share, candidates.score_BK)
 
 
+def damping(like: Tensor) -> tuple[Tensor, Tensor]:
+    """What a Hessian of 6 x 6 is multiplied by, and what is added, entry by entry, so that there is a step in any case."""
+    eye = torch.eye(6, dtype=like.dtype, device=like.device)
+    return 1 + 1e-6 * eye, 1e-9 * eye
+
+
+def damped_step(gradient_BK6: Tensor, hessian_BK66: Tensor, ridge: tuple[Tensor, Tensor]) -> Tensor:
+    """(B, K, 6) of Gauss and Newton, half a metre and radian at the most; ridge: of damping()."""
+    relative, absolute = ridge
+    damped = torch.addcmul(absolute, hessian_BK66, relative)
+    return torch.linalg.solve_ex(damped, -gradient_BK6)[0].nan_to_num(0).clamp(-0.5, 0.5)
+
+
 def normal_equations(problem: Correspondences, white: Whitened, weight_BKN: Tensor, vectors_BK13: Tensor,
-                     prior: Prior | None = None) -> tuple[Tensor, Tensor]:
-    """Gradient (B, K, 6) and Gauss-Newton Hessian (B, K, 6, 6) of half the weighted sum of squares, for a left perturbation."""
+                     prior: Prior | None = None, pull_BK13: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Gradient (B, K, 6) and Gauss-Newton Hessian (B, K, 6, 6) of half the weighted sum of squares, for a left perturbation.
+
+    Args:
+        pull_BK13: what is added to the gradient, by the entries of the pose vector.
+    """
     # bmm, with images and poses as one batch: a product written with @ is six calls of torch in place of one.
     sums = torch.bmm((weight_BKN * white.across_BKN).double(), problem.products_across_BNP)
     sums = torch.nn.functional.pad(sums, (0, PRODUCTS - sums.shape[-1]))
     if white.along_BKN is not None:
         sums = sums + torch.bmm((weight_BKN * white.along_BKN).double(), problem.products_along_BNP)
-    both = torch.cat([problem.moves(vectors_BK13), vectors_BK13[..., None]], -1).flatten(0, 1)  # (B K, 13, 7)
+    flat = vectors_BK13.flatten(0, 1)
+    moves = problem.moves(flat)
+    both = torch.cat([moves, flat[..., None]], -1)  # (B K, 13, 7)
     normal = sums.flatten(0, 1)[:, problem.layout]
-    weighted = both[:, :12, :6].mT.bmm(normal).bmm(both).unflatten(0, vectors_BK13.shape[:2])
+    weighted = moves[:, :12].mT.bmm(normal).bmm(both).unflatten(0, vectors_BK13.shape[:2])
     hessian, gradient = weighted[..., :6], weighted[..., 6]
+    if pull_BK13 is not None:
+        gradient = gradient + torch.bmm(pull_BK13.flatten(0, 1)[:, None], moves).view_as(gradient)
     if prior is None:
         return gradient, hessian
     information = prior.information_B66[:, None]

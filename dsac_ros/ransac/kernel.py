@@ -39,11 +39,10 @@ class Kernel:
             return torch.where(white.across_BKN > 0, bell * bell, 0.0), tail
         bell = freedom / tail
         bell = bell * bell
-        spread_B1 = problem.spread_B[:, None]
-        peak = (spread_B1.square() * (share_BK / (1 - share_BK))).float()[..., None]
+        peak = (problem.spread_square_B1 * (share_BK / (1 - share_BK))).float()[..., None]
         odds = bell * bell * white.across_BKN * peak
         if white.along_BKN is not None:
-            odds = odds * torch.where(white.along_BKN > 0, white.along_BKN.sqrt() * spread_B1.float()[..., None], 1.0)
+            odds = odds * torch.where(white.along_BKN > 0, white.along_BKN.sqrt() * problem.spread_B.float()[:, None, None], 1.0)
         return odds, tail
 
     def expectation(self, problem: Correspondences, white: Whitened, share_BK: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from dsac_ros.config import EstimatorOptions
 from dsac_ros.endtoend.losses import pose_loss
-from dsac_ros.endtoend.pools import Pools, solve_pools
+from dsac_ros.endtoend.pools import Pools, narrowed, solve_pools
 from dsac_ros.errors import ConfigError
 from dsac_ros.geometry import se3
-from dsac_ros.ransac.cells import finished_by_angle, guidance, searched_by_angle
+from dsac_ros.ransac.cells import guidance, searched_by_angle
 from dsac_ros.ransac.estimator import refine_from, shared_out, with_depth
 from dsac_ros.ransac.kernel import Kernel
 from dsac_ros.ransac.sampling import draw_minimal_sets, mixed, uniform_draws
@@ -106,14 +106,16 @@ def test_gradient_of_the_likelihood_is_the_score_function() -> None:
 
 @pytest.mark.parametrize('kind', scenes.KINDS)
 def test_it_is_what_the_localizer_does(kind: str) -> None:
-    """Scores are the kernel's in the problem to search by, losses those of the poses that the estimator finishes, more steps granted."""
+    """Scores are the kernel's in the problem to search by, losses those of the poses that the estimator refines, more steps granted; cells
+    without depth end with one narrow angle (pools.narrowed)."""
     made = cells(kind, 1, outliers=0.1)
-    patient = replace(OPTIONS, refine_steps=30, rgb_final_steps=60)
+    patient = replace(OPTIONS, refine_steps=30)
     pools = solve_pools(made.problem, guidance(made.problem.scales_BN), draws_of(1), truth_of(made), patient)
     best = pools.scores_BPK[0].masked_fill(~pools.valid_BPK[0], 0).flatten().argmax()
     start = torch.from_numpy(made.truth)[None, None]
-    found = refine_from(searched_by_angle(made.problem, patient), start, replace(patient, refine_steps=60), 1.0)
-    theirs = finished_by_angle(made.problem, found, patient).camera_from_map_B44
+    long = replace(patient, refine_steps=60)
+    found = refine_from(searched_by_angle(made.problem, patient), start, long, 1.0).camera_from_map_B44
+    theirs = refine_from(narrowed(made.problem, patient), found[:, None], long, 1.0).camera_from_map_B44
     expected = pose_loss(se3.inverse(theirs)[:, None], truth_of(made))
     assert pools.sound_BPK.flatten()[best]
     torch.testing.assert_close(pools.losses_BPK.flatten()[best], expected[0, 0], atol=1e-2, rtol=0)  # of 1 cm or degree
