@@ -55,9 +55,7 @@ def test_the_expected_loss_falls_and_the_best_state_is_kept(tmp_path: Path, moda
     with (tmp_path / 'm.dsacmap.finetuning' / 'log.csv').open() as file:
         log = list(csv.DictReader(file))
     losses, held_out = [float(row['loss']) for row in log[1:]], [float(row['held_out']) for row in log]
-    assert [int(row['step']) for row in log] == [0, 10, 20, 30, 40]
-    # Each is of ten steps and their draws; which of the three is lowest depends on how a processor rounds.
-    assert min(losses[1:]) < 0.7 * losses[0] and max(losses[1:]) < losses[0], losses
+    assert [int(row['step']) for row in log] == [0, 10, 20, 30, 40] and losses[-1] < 0.7 * losses[0], losses
     record = bundle.training['finetuned']
     assert record['held_out_loss'] == pytest.approx(min(held_out), abs=1e-3) and record['best_step'] == 10 * held_out.index(min(held_out))
     assert (tmp_path / 'm.dsacmap.finetuning' / 'log.png').stat().st_size > 5000
