@@ -223,14 +223,19 @@ class IntegrityOptions(Options):
     min_inlier_ratio: float = threshold(0.35, 'smallest share of the usable cells that are inliers, of a pose by cells', low=0.0, high=1.0)
     min_spread: float = threshold(0.4, 'smallest share of a 4 x 4 grid over the image that holds inliers', low=0.0, high=1.0)
     min_landmarks: float = threshold(25.0, 'soft inlier landmarks that make up for few inlier cells', low=4.0, high=1e6)
-    sure_landmarks: float = threshold(80.0, 'soft inlier landmarks from which on no cell has to agree', low=4.0, high=1e6)
+    sure_landmarks: float = threshold(80.0, 'soft inlier landmarks from which on neither cells nor other landmarks have to agree', low=4.0,
+                                      high=1e6)
     min_support: float = threshold(0.03, 'smallest share of the usable cells that agree with a pose by fewer landmarks than that, where '
                                    'the cells were asked', low=0.0, high=1.0)
+    min_landmark_share: float = threshold(0.36, 'smallest share of the landmarks matched around such a pose, in a wide search, that agree '
+                                          'with it, in the mean over a 4 x 4 grid over the image', low=0.0, high=1.0)
     require_landmarks: bool = threshold(True, 'refuse a pose of a frame without depth that no landmarks confirm, where the map has any')
     max_misfit: float = threshold(2.0, 'largest rms residual of the landmarks that agree, in standard deviations of their noise '
                                   '(estimator.landmark_noise, landmark_noise_px); 2.4 is what chance alone gives', low=0.1, high=100.0)
     max_depth_misfit: float = threshold(0.08, 'where there is depth: how far it may be from that of the landmarks that agree, in the '
                                         'median and as a share of it', low=1e-3, high=10.0)
+    max_focal_misfit: float = threshold(0.02, 'how much too long or too short, as a logarithm, landmarks may say for sure that the focal '
+                                        'length of camera_info is; not asked of tracked frames', low=0.0, high=10.0)
     max_position_deviation: float = threshold(0.5, 'largest standard deviation of the position along any axis', unit='m', low=0.0, high=1e3)
     max_rotation_deviation: float = threshold(0.2, 'largest standard deviation of the rotation about any axis', unit='rad', low=0.0,
                                               high=10.0)
@@ -274,14 +279,16 @@ LOCALIZER_GROUPS: dict[str, type[Any]] = {'estimator': EstimatorOptions, 'gating
 # What integrity.precision sets; medium is the defaults.
 PRECISION: dict[str, dict[str, Any]] = {
     'low': {'integrity.min_inliers': 25.0, 'integrity.min_inlier_ratio': 0.25, 'integrity.min_spread': 0.3, 'integrity.min_landmarks': 20.0,
-            'integrity.sure_landmarks': 60.0, 'integrity.min_support': 0.02, 'integrity.max_misfit': 2.3,
-            'integrity.max_depth_misfit': 0.15, 'integrity.max_position_deviation': 1.0, 'integrity.max_rotation_deviation': 0.4,
+            'integrity.sure_landmarks': 60.0, 'integrity.min_support': 0.02,
+            'integrity.min_landmark_share': 0.3, 'integrity.max_misfit': 2.3, 'integrity.max_depth_misfit': 0.15,
+            'integrity.max_focal_misfit': 0.05, 'integrity.max_position_deviation': 1.0, 'integrity.max_rotation_deviation': 0.4,
             'state.max_odometry_chi2': 80.0},
     'medium': {},
     'high': {'integrity.min_inliers': 60.0, 'integrity.min_inlier_ratio': 0.45, 'integrity.min_spread': 0.5,
              'integrity.min_landmarks': 40.0, 'integrity.sure_landmarks': 120.0, 'integrity.min_support': 0.05,
-             'integrity.max_misfit': 1.5, 'integrity.max_depth_misfit': 0.05, 'integrity.max_position_deviation': 0.1,
-             'integrity.max_rotation_deviation': 0.05, 'integrity.min_margin': 10.0, 'state.agreeing': 3, 'state.max_odometry_chi2': 25.0},
+             'integrity.min_landmark_share': 0.4, 'integrity.max_misfit': 1.5, 'integrity.max_depth_misfit': 0.05,
+             'integrity.max_focal_misfit': 0.01, 'integrity.max_position_deviation': 0.1, 'integrity.max_rotation_deviation': 0.05,
+             'integrity.min_margin': 10.0, 'state.agreeing': 3, 'state.max_odometry_chi2': 25.0},
 }
 
 

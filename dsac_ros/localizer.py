@@ -220,7 +220,7 @@ class Localizer:
         chosen, its_cells = attempts[best], problem_of(cells, best)
         support = self._support(its_cells, pose, chosen.view is not None, grid)
         numbers = self._evidence(pose.camera_from_map_44, pose.hessian_66, *support, pose.landmarks, pose.margin, pose.misfit,
-                                 pose.depth_misfit)
+                                 pose.depth_misfit, *self._around(chosen, pose))
         watch.lap('evidence')
         self.seen = Seen(chosen.sub_map, None if chosen.view is None else chosen.view.result(), its_cells)
         return self._answer(frame, modality, chosen.sub_map, numbers, choice.named(posterior_E1), watch, search.by_image_E1[chosen.index])
@@ -234,7 +234,8 @@ class Localizer:
         none = torch.zeros_like(near.inliers)
         landmarks = torch.where(near.enough, near.inliers, none)
         evidence = self._evidence(near.pose_44, near.hessian_66, none, none, near.spread, near.rms, landmarks,
-                                  torch.full_like(landmarks, torch.inf), near.misfit, near.depth_misfit)
+                                  torch.full_like(landmarks, torch.inf), near.misfit, near.depth_misfit,
+                                  *[torch.full_like(landmarks, torch.nan)] * 2)
         watch.lap('tracking')
         return self._answer(frame, 'rgb', attempt.sub_map, evidence, dict(prior or {}), watch, tracked=True)
 
@@ -312,6 +313,14 @@ class Localizer:
         start_44 = torch.where(precise, first.camera_from_map_B44[anywhere], pose_44)
         return positioning.near(view, start_44, torch.where(precise, NEAR_PX, wide) * view.pixel)
 
+    def _around(self, attempt: Attempt, pose: Pose) -> tuple[Tensor, Tensor]:
+        """share and focal_misfit as in landmarks.surroundings; NaN where the cells have to do."""
+        unknown = torch.full_like(pose.landmarks, torch.nan)
+        if attempt.view is None:
+            return unknown, unknown
+        around = attempt.sub_map.positioning.around(attempt.view.result(), pose.camera_from_map_44)
+        return torch.where(pose.landmarks > 0, around.share, unknown), torch.where(pose.landmarks > 0, around.focal_misfit, unknown)
+
     def _support(self, cells: Correspondences, pose: Pose, with_landmarks: bool, grid: CellGrid) -> list[Tensor]:
         """What _cell_evidence says, of a pose by landmarks without the depth of the cells."""
         support = list(self._cell_evidence(cells, pose.camera_from_map_44, grid))
@@ -343,12 +352,12 @@ class Localizer:
     def _answer(self, frame: Frame, modality: str, sub_map: SubMap, evidence: np.ndarray, named: dict[str, float], watch: Stopwatch,
                 by_image: float = 1.0, tracked: bool = False) -> Estimate:
         map_from_camera, covariance = evidence[:16].reshape(4, 4), evidence[16:52].reshape(6, 6)
-        inliers, usable, spread, rms, landmarks, margin, misfit, depth_misfit = map(float, evidence[52:])
+        inliers, usable, spread, rms, landmarks, margin, *by_landmarks = map(float, evidence[52:])
         ratio = inliers / max(1.0, usable)
         entry = sub_map.bundle.entry
         cells_suffice = not tracked and (modality == 'rgbd' or sub_map.positioning is None or not self.integrity.require_landmarks)
         verdict = judge(map_from_camera, covariance, inliers, ratio, spread, landmarks, cells_suffice, tracked, np.array(entry.centre),
-                        np.array(entry.extent), self.integrity, margin, misfit, depth_misfit)
+                        np.array(entry.extent), self.integrity, margin, *by_landmarks)
         if named and not tracked:
             verdict = judge_place(verdict, entry.name, named, by_image, landmarks, self.integrity)
         site_from_camera, covariance = in_site(entry.site_from_map_44, map_from_camera, covariance)

@@ -16,7 +16,7 @@ from dsac_ros.config import EstimatorOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError, MapError
 from dsac_ros.localizer import Localizer, resolve_device
 from dsac_ros.networks.encoder import shared_encoder
-from dsac_ros.records import Camera, Estimate, Frame
+from dsac_ros.records import Camera, Estimate, Frame, Guess
 
 sys.path.append(str(Path(__file__).parent))
 import rooms  # noqa: E402
@@ -208,6 +208,60 @@ def test_with_depth_a_wrong_focal_length_is_found_out(localizer: Localizer, gain
     for estimate in found['wrong']:
         assert not estimate.verdict.accepted
         assert not estimate.landmarks or 'depth_disagrees' in estimate.verdict.reasons
+
+
+@pytest.fixture(scope='module')
+def sure_of_itself() -> Localizer:
+    """The map as one whose landmarks are as good as they say: too few of the tiny map's frames were held out to measure that."""
+    bundle = rooms.tiny_map()[1]
+    factors = {**bundle.entry.covariance_factors, 'landmarks': 1.0}
+    return Localizer(replace(bundle, entry=replace(bundle.entry, covariance_factors=factors)), 'cpu')
+
+
+@pytest.mark.parametrize('gain', [1.3, 0.75])
+def test_without_depth_a_wrong_focal_length_is_found_out_too(sure_of_itself: Localizer, gain: float) -> None:
+    """By the landmarks that a pose which makes up for it leaves unexplained, and no good frame is refused for it."""
+    for frame in rooms.tiny_frames()[::6]:
+        wrong = replace(frame, camera=replace(frame.camera, fx=gain * frame.camera.fx, fy=gain * frame.camera.fy))
+        right, found_out = sure_of_itself.localize(frame, 'rgb'), sure_of_itself.localize(wrong, 'rgb')
+        assert right.landmarks and {check.name: check.value for check in right.verdict.checks}['max_focal_misfit'] < 0.01
+        assert found_out.landmarks and found_out.verdict.reasons == ('focal_length',)
+
+
+def test_a_few_landmarks_that_the_others_contradict_are_no_pose(sure_of_itself: Localizer) -> None:
+    """Images whose sixteen parts have changed places: tests of cells and focal length see it too, not all."""
+    without = Localizer(sure_of_itself.choice.sub_maps.get(0).bundle, 'cpu', integrity=IntegrityOptions(min_landmark_share=0.0))
+    shares = []
+    for frame in rooms.tiny_frames():
+        rows, columns = (size // 4 for size in frame.image.shape[:2])
+        order = np.random.default_rng(frame.stamp_ns % 1000).permutation(16)
+        tiles = [frame.image[r * rows:(r + 1) * rows, c * columns:(c + 1) * columns] for r, c in (divmod(n, 4) for n in order)]
+        mixed = replace(frame, image=np.concatenate([np.concatenate(tiles[4 * r:4 * r + 4], 1) for r in range(4)]))
+        verdict = sure_of_itself.localize(mixed, 'rgb').verdict
+        told = {check.name: check.value for check in verdict.checks}
+        if 'min_landmark_share' in told:
+            shares.append(told['min_landmark_share'])
+            disagree = shares[-1] < IntegrityOptions().min_landmark_share
+            assert ('landmarks_disagree' in verdict.reasons) == disagree
+            assert 'landmarks_disagree' not in without.localize(mixed, 'rgb').verdict.reasons
+    assert len(shares) > 5 and np.median(shares) < IntegrityOptions().min_landmark_share, shares
+
+
+@pytest.mark.parametrize('tracked', [False, True])
+def test_every_test_of_landmarks_is_made_of_a_frame(localizer: Localizer, tracked: bool) -> None:
+    """And fails where it should, around a guess as in a search: depth that is a third too far."""
+    frame = rooms.tiny_frames()[4]
+    guess = Guess(np.linalg.inv(frame.map_from_camera), 48.0, 0.0) if tracked else None
+    estimate = localizer.localize(frame, 'rgbd', guess)
+    told = {check.name: check.value for check in estimate.verdict.checks}
+    assert estimate.tracked == tracked and estimate.verdict.accepted
+    assert 0.1 < told['max_misfit'] < 1.5 and 0 < told['max_depth_misfit'] < 0.05 and ('max_focal_misfit' in told) == (not tracked)
+    strict = Localizer.from_map(rooms.tiny_map()[0], 'cpu', integrity=IntegrityOptions(max_misfit=0.1))
+    assert 'poor_fit' in strict.localize(frame, 'rgbd', guess).verdict.reasons
+    if tracked:  # what is refused around a guess is searched
+        assert not strict.localize(frame, 'rgbd', guess).tracked
+        assert not localizer.localize(replace(frame, depth=1.3 * frame.depth), 'rgbd', guess).tracked
+    assert 'depth_disagrees' in localizer.localize(replace(frame, depth=1.3 * frame.depth), 'rgbd', guess).verdict.reasons
 
 
 def test_the_bundles_factors_scale_the_covariance() -> None:

@@ -1,7 +1,7 @@
 """The pose by keypoints: matched to landmarks of the map around a start, or whatever the pose, and solved by the one estimator."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from dsac_ros.cell_grid import depths_at
 from dsac_ros.config import EstimatorOptions
 from dsac_ros.landmarks.keypoints import LOCALIZING, Keypoints, detect, padded
 from dsac_ros.landmarks.landmarks import Landmarks, candidates, compress, match, match_anywhere
+from dsac_ros.landmarks.surroundings import Matched, Surroundings, look_around
 from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.covariance import with_common_shift
 from dsac_ros.ransac.estimator import refine_from
@@ -20,6 +21,7 @@ from dsac_ros.records import Frame
 MATCH_RATIO = 0.92  # of descriptor distances
 WIDENING = 30.0  # of the noise at the start: some decimetres off, and ratio-tested matches are mostly right
 NARROWING = 0.5  # of the noise at the end: most inliers are better than what tells them from outliers
+LOOKED_AROUND = 300  # keypoints for that: more of them take longer and find out no more
 LEAST_MEASURED = 8  # inliers with a measured depth, from which on their median says something
 
 
@@ -125,6 +127,15 @@ class Positioning:
         hessian_66 = with_common_shift(solution.hessian_B66[0] / self.covariance_factor, self.landmarks.common_shift)
         return ByLandmarks(solution.camera_from_map_B44[0], hessian_66, inliers, spread, rms, enough, solution.score_B[0], misfit,
                            depth_misfit(view, residuals.range_BKN[0, 0], weights_M))
+
+    @torch.inference_mode()
+    def around(self, view: View, pose_44: Tensor) -> Surroundings:
+        """What the landmarks that the strongest keypoints of a view match around its pose say of that."""
+        strongest = replace(view, **{name: getattr(view, name)[:LOOKED_AROUND] for name in ('rays_M2', 'descriptors_MC', 'usable_M')})
+        problem = self.matches(strongest, pose_44, self.options.landmark_radius_px * view.pixel)
+        matched = Matched(problem.points_BN3[0], strongest.rays_M2.double(), problem.known_BN[0].double(),
+                          self.options.landmark_noise_px * view.pixel, self.options.landmark_noise)
+        return look_around(matched, pose_44, self.covariance_factor)
 
     def _problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> Correspondences:
         bearings_M3, lengths_M = bearings_of(rays_M2)

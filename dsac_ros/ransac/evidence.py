@@ -12,9 +12,15 @@ def weighted_rms(square_N: Tensor, over_N: Tensor, weights_N: Tensor) -> Tensor:
     return (square / over.clamp(min=1e-9)).sqrt()
 
 
-def occupied(places_N2: Tensor, weights_N: Tensor, least: float) -> Tensor:
-    """Share of a 4 x 4 grid over the view whose tiles hold more than `least` of the weights; what is no number lies in the first."""
+def tile_sums(places_N2: Tensor, weights_N: Tensor) -> Tensor:
+    """(16,): of the weights in each tile of a 4 x 4 grid over the view; what is no number lies in the first."""
     low_2, high_2 = places_N2.amin(0), places_N2.amax(0)
     tile_N2 = (4 * (places_N2 - low_2) / (high_2 - low_2 + 1e-9)).nan_to_num(0, 0, 0).clamp(0, 3.99).long()
-    per_tile = torch.zeros(16, dtype=weights_N.dtype, device=weights_N.device).index_add_(0, 4 * tile_N2[:, 1] + tile_N2[:, 0], weights_N)
+    sums = torch.zeros(16, dtype=weights_N.dtype, device=weights_N.device)
+    return sums.index_add_(0, 4 * tile_N2[:, 1] + tile_N2[:, 0], weights_N)
+
+
+def occupied(places_N2: Tensor, weights_N: Tensor, least: float) -> Tensor:
+    """Share of the tiles of such a grid that hold more than `least` of the weights."""
+    per_tile = tile_sums(places_N2, weights_N)
     return (per_tile > least).double().mean()

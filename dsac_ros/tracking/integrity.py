@@ -15,7 +15,8 @@ SURE = 2.0
 
 def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, inlier_ratio: float, spread: float, landmarks: float,
           cells_suffice: bool, tracked: bool, centre: np.ndarray, extent: np.ndarray, options: IntegrityOptions,
-          margin: float = np.inf, misfit: float = np.nan, depth_misfit: float = np.nan) -> Verdict:
+          margin: float = np.inf, misfit: float = np.nan, depth_misfit: float = np.nan, share: float = np.nan,
+          focal_misfit: float = np.nan) -> Verdict:
     """Every test that fails is named, and all that are made are told with their numbers.
 
     Args:
@@ -24,8 +25,8 @@ def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, i
         cells_suffice: whether they may. With depth they have a say of their own about distances; without, and where landmarks could have
             confirmed the pose and none did, cells were hardly ever right (docs/mapping.md). tracked: the cells were not asked.
         margin: lead over the best candidate of another place, infinite where there was none.
-        misfit, depth_misfit: of the landmarks, as in landmarks.positioning.ByLandmarks; NaN where they say nothing. With a wrong
-            calibration everything agrees but the depth.
+        misfit, depth_misfit, share, focal_misfit: of the landmarks, as in landmarks.positioning.ByLandmarks and landmarks.surroundings; NaN
+            where they say nothing. With a wrong calibration everything but depth and focal length agrees.
         centre, extent: of the map's scene coordinates [m]; a camera far outside of them cannot see what it claims to.
     """
     if not all(np.isfinite(part).all() for part in (map_from_camera, covariance, [inliers, inlier_ratio, spread, landmarks])):
@@ -34,15 +35,17 @@ def judge(map_from_camera: np.ndarray, covariance: np.ndarray, inliers: float, i
     deviation_rad = float(np.sqrt(max(0.0, np.linalg.eigvalsh(covariance[3:, 3:])[-1])))
     outside_m = float((np.abs(map_from_camera[:3, 3] - centre) - extent / 2).max())
     by_cells = landmarks < options.min_landmarks
-    # Some dozens of landmarks agree on a wrong pose where things look alike; cells then know better.
+    # Some dozens of landmarks agree on a wrong pose where things look alike; cells and the other landmarks then know better.
     doubted = not by_cells and not tracked and landmarks < options.sure_landmarks
     made = (('few_inliers', by_cells, 'min_inliers', inliers),
             ('cells_disagree', doubted, 'min_support', inlier_ratio),
+            ('landmarks_disagree', doubted and not np.isnan(share), 'min_landmark_share', share),
             ('low_inlier_ratio', by_cells, 'min_inlier_ratio', inlier_ratio),
             ('low_spread', by_cells, 'min_spread', spread),
             ('', not by_cells, 'min_landmarks', landmarks),
             ('poor_fit', not np.isnan(misfit), 'max_misfit', misfit),
             ('depth_disagrees', not np.isnan(depth_misfit), 'max_depth_misfit', depth_misfit),
+            ('focal_length', not np.isnan(focal_misfit), 'max_focal_misfit', focal_misfit),
             ('ambiguous', not tracked, 'min_margin', margin),
             ('uncertain_position', True, 'max_position_deviation', deviation_m),
             ('uncertain_rotation', True, 'max_rotation_deviation', deviation_rad),

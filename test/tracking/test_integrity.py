@@ -44,6 +44,11 @@ def test_a_good_pose_passes() -> None:
     ('low_spread', {'spread': OPTIONS.min_spread}, {'spread': OPTIONS.min_spread - 0.001}),
     ('poor_fit', {'misfit': OPTIONS.max_misfit}, {'misfit': OPTIONS.max_misfit + 0.001}),
     ('depth_disagrees', {'depth_misfit': OPTIONS.max_depth_misfit}, {'depth_misfit': OPTIONS.max_depth_misfit + 0.001}),
+    ('landmarks_disagree', {'landmarks': OPTIONS.sure_landmarks - 0.1, 'share': OPTIONS.min_landmark_share},
+     {'landmarks': OPTIONS.sure_landmarks - 0.1, 'share': OPTIONS.min_landmark_share - 0.001}),
+    ('landmarks_disagree', {'landmarks': OPTIONS.sure_landmarks, 'share': 0.0}, {'landmarks': OPTIONS.min_landmarks, 'share': 0.0}),
+    ('focal_length', {'focal_misfit': OPTIONS.max_focal_misfit}, {'focal_misfit': OPTIONS.max_focal_misfit + 0.001}),
+    ('focal_length', {'focal_misfit': np.nan}, {'focal_misfit': 0.3, 'landmarks': 1000.0}),
     ('depth_disagrees', {'depth_misfit': np.nan}, {'depth_misfit': 0.3, 'landmarks': 100.0, 'tracked': True}),
     ('ambiguous', {'margin': 10.0, 'options': IntegrityOptions(min_margin=10.0)},
      {'margin': 9.9, 'options': IntegrityOptions(min_margin=10.0)}),
@@ -93,12 +98,12 @@ def test_deviation_along_any_oblique_axis(part: int, name: str, limit: float) ->
 
 def test_all_failures_are_named() -> None:
     bad = verdict(map_from_camera=at(100, 0, 0), covariance=np.eye(6) * 100, inliers=1.0, inlier_ratio=0.0, spread=0.0,
-                  cells_suffice=False, margin=0.0, misfit=9.0, depth_misfit=9.0, options=IntegrityOptions(min_margin=1.0))
-    assert bad.reasons == ('no_landmarks', 'few_inliers', 'low_inlier_ratio', 'low_spread', 'poor_fit', 'depth_disagrees', 'ambiguous',
-                           'uncertain_position', 'uncertain_rotation', 'outside_map')
-    # min_landmarks is no test but a way around three of them, precision a dial; what min_support and sure_landmarks ask takes landmarks,
-    # what min_posterior asks a map of many sub-maps.
-    assert len(bad.reasons) == len(fields(IntegrityOptions)) - 5
+                  cells_suffice=False, margin=0.0, misfit=9.0, depth_misfit=9.0, focal_misfit=9.0, options=IntegrityOptions(min_margin=1.0))
+    assert bad.reasons == ('no_landmarks', 'few_inliers', 'low_inlier_ratio', 'low_spread', 'poor_fit', 'depth_disagrees', 'focal_length',
+                           'ambiguous', 'uncertain_position', 'uncertain_rotation', 'outside_map')
+    # min_landmarks is no test but a way around three of them, precision a dial; what min_support, min_landmark_share and sure_landmarks
+    # ask takes landmarks, what min_posterior asks a map of many sub-maps.
+    assert len(bad.reasons) == len(fields(IntegrityOptions)) - 6
 
 
 def test_enough_landmarks_speak_for_a_pose_that_few_cells_agree_with() -> None:
