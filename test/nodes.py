@@ -1,7 +1,6 @@
 """A room small enough for seconds, its map, and real nodes in a DDS domain of their own."""
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import os
 import threading
@@ -11,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from dsac_ros.ros.dds import room_for_images
+
 # Before the first DDS participant of this process, which reads them once.
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-FAST_DDS_2 = importlib.util.find_spec('fastrtps_cmake_module') is not None
-os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE' if FAST_DDS_2 else 'FASTDDS_DEFAULT_PROFILES_FILE',
-                      str(Path(__file__).parents[1] / 'dsac_ros' / 'ros' / 'fastdds_profile.xml'))
+os.environ.update(room_for_images())
 
 _domains = itertools.count(os.getpid())
 

@@ -1,9 +1,10 @@
 """Room for images in Fast DDS, for whatever is started from here; a profile that the user has set stays."""
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
+
+from ament_index_python.packages import get_packages_with_prefixes
 
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 PROFILE = Path(__file__).with_name('fastdds_profile.xml')
@@ -15,5 +16,8 @@ def room_for_images() -> dict[str, str]:
 
 
 def profile_variable() -> str:
-    """Fast DDS 2 (Jazzy) knows the one name, Fast DDS 3 (Kilted) the other and prints a warning when it sees the old one."""
-    return PROFILE_VARIABLES[importlib.util.find_spec('fastrtps_cmake_module') is None]
+    """Fast DDS 2 (Jazzy) knows the one name, Fast DDS 3 (Kilted) the other and prints a warning when it sees the old one.
+
+    Which of them it is, its package says that only the former comes with, in the index of a distribution as of wheels.
+    """
+    return PROFILE_VARIABLES['fastrtps_cmake_module' not in get_packages_with_prefixes()]

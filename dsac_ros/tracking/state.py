@@ -16,6 +16,7 @@ from dsac_ros.records import Camera, Check, Estimate
 # What two poses may differ by beside the motion: their noise, as each states it, and what it may leave out.
 SIGMAS = 3.0
 SLACK_M, SLACK_RAD = 0.05, 0.02
+CONFIRMING = 10.0  # lost_after's between two frames of which one confirms the other without odometry: a slow camera has few
 OTHER_LENS_RAD = 0.01  # between the rays of one pixel: more is another calibration, less an autofocus at work
 
 
@@ -68,7 +69,7 @@ class StateMachine:
         # Of the frames before, None for one that was refused.
         self._recent: deque[_Fix | None] = deque(maxlen=self.options.agreeing + self.options.spare - 1)
         self._published: _Fix | None = None
-        self._lost = False
+        self._lost_ns: int | None = None  # since when the track is lost, None while it is not
         self._last_ns = 0
         self._camera: Camera | None = None
 
@@ -101,7 +102,7 @@ class StateMachine:
         if count < self.options.agreeing and not (going_on and self._agree(self._published, fix)):
             reason = f'{"jump" if going_on else "unconfirmed"}: {count} of {self.options.agreeing} frames agree'
             return Decision(self._silent(), False, (reason,), checks)
-        self._published, self._lost = fix, False
+        self._published, self._lost_ns = fix, None
         # Frames from before would confirm a jump: more time has passed since them, and where frames flip, some are of the other place.
         self._recent = deque([fix], self._recent.maxlen)
         weak = tuple(name for name, bad in (('weak_position', fix.deviation_m > self.options.weak_position),
@@ -117,24 +118,28 @@ class StateMachine:
 
     def lose(self) -> State:
         """The state when no frames come any more."""
-        self._lost = self._published is not None
+        if self._published is not None and self._lost_ns is None:
+            self._lost_ns = self._last_ns
         return self._silent()
 
     def _silent(self) -> State:
         """The state of a frame without a pose, by the time since the last one."""
         if self._published is None:
             return State.INITIALISING
-        self._lost |= self._last_ns - self._published.stamp_ns > 1e9 * self.options.lost_after
-        return State.LOST if self._lost else State.DEGRADED
+        lost_ns = self._published.stamp_ns + round(1e9 * self.options.lost_after)
+        if self._lost_ns is None and self._last_ns > lost_ns:
+            self._lost_ns = lost_ns
+        return State.DEGRADED if self._lost_ns is None else State.LOST
 
     def _by_odometry(self, earlier: _Fix, later: _Fix) -> bool:
         return bool(self.options.max_odometry_chi2) and earlier.odom_from_camera is not None and later.odom_from_camera is not None
 
     def _vouches(self, earlier: _Fix, later: _Fix) -> bool:
-        """Whether a fix confirms a later one. While the track was lost the camera may have been carried: of what was published before only
-        odometry knows where it can be now."""
-        before_the_loss = earlier is self._published and self._silent() == State.LOST
-        return self._agree(earlier, later) and (not before_the_loss or self._by_odometry(earlier, later))
+        """Whether a fix confirms a later one. While the track was lost the camera may have been carried, as it may have within a long
+        time: of what was before only odometry knows where it can be now."""
+        before_the_loss = self._silent() == State.LOST and earlier.stamp_ns <= self._lost_ns
+        long_ago = later.stamp_ns - earlier.stamp_ns > CONFIRMING * 1e9 * self.options.lost_after
+        return self._agree(earlier, later) and (not (before_the_loss or long_ago) or self._by_odometry(earlier, later))
 
     def _agree(self, earlier: _Fix, later: _Fix) -> bool:
         if self._by_odometry(earlier, later):

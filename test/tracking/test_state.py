@@ -120,6 +120,27 @@ def test_what_was_published_before_the_loss_confirms_nothing(x: float, said: boo
     assert machine.decide(estimate(3600.1, x)).published
 
 
+@pytest.mark.parametrize('said', [True, False])
+def test_what_was_held_back_before_the_loss_confirms_nothing_either(said: bool) -> None:
+    """A jump that no other frame confirmed, and one an hour later that happens to be near it."""
+    machine = tracking(1.0)
+    assert machine.decide(estimate(1.1, x=10.0)).reasons == ('jump: 1 of 2 frames agree',)
+    if said:
+        machine.lose()
+    assert machine.decide(estimate(3600.0, x=11.0)) == Decision(State.LOST, False, ('unconfirmed: 1 of 2 frames agree',))
+    assert machine.decide(estimate(3600.1, x=11.0)).published
+
+
+@pytest.mark.parametrize(('apart', 'published'), [(10.0 * OPTIONS.lost_after, True), (10.0 * OPTIONS.lost_after + 0.01, False)])
+@pytest.mark.parametrize('said', [True, False])
+def test_at_the_start_a_frame_of_long_ago_confirms_nothing(apart: float, published: bool, said: bool) -> None:
+    machine = StateMachine(OPTIONS)
+    machine.decide(estimate(1.0))
+    if said:  # the node says so of a slow camera, too
+        machine.lose()
+    assert machine.decide(estimate(1.0 + apart, x=1.0)).published is published
+
+
 @pytest.mark.parametrize('back', [0.0, 0.5, 100.0])
 def test_a_stamp_that_is_not_later_starts_anew(back: float) -> None:
     machine = tracking(200.0)
