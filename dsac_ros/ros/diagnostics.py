@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SILENT_S = 2.0  # without a message: an input has stopped
 LOST_S = 5.0  # without a pose: LOST is an error
+STUCK_S = 5.0  # at one frame: it hangs
 PAIRED_SHARE = 0.9  # of the last images, below which pairing is warned of
 DROPPED_SHARE = 0.5  # of the images since the oldest status kept, above which dropping is
 
@@ -56,10 +57,13 @@ class Diagnostics:
 def localization(worker: Worker, statuses: Sequence[LocalizationStatus]) -> Finding:
     """State, reasons and counters of the newest frame."""
     ago_s = worker.seconds_since_pose()
-    ended = not worker.is_alive()
     values: dict[str, Any] = {'map_frame': worker.map_frame, 'seconds_since_pose': '' if ago_s is None else ago_s}
-    if ended or not statuses:
-        return (ERROR, 'the thread that localises has ended; see the log', values) if ended else (WARN, 'no frame yet', values)
+    if not worker.is_alive():
+        return ERROR, 'the thread that localises has ended; see the log', values
+    if (at_work_s := worker.seconds_at_work()) > STUCK_S:
+        return ERROR, f'the thread that localises has been at one frame for {at_work_s:.0f} s', values
+    if not statuses:
+        return WARN, 'no frame yet', values
     newest = statuses[-1]
     values |= {'state': State(newest.state).name, 'reasons': '; '.join(newest.reasons), 'expert': newest.expert,
                'modality': newest.modality, 'tracked': newest.tracked, 'landmarks': newest.landmarks, 'inlier_ratio': newest.inlier_ratio}
@@ -68,9 +72,7 @@ def localization(worker: Worker, statuses: Sequence[LocalizationStatus]) -> Find
     if not worker.enabled:
         return OK, 'disabled', values
     if newest.state == State.TRACKING:
-        # Images that stop are reported, too: nothing at all means that it hangs.
-        stuck = ago_s is not None and ago_s > LOST_S
-        return (ERROR, f'nothing has been said of any frame for {ago_s:.0f} s', values) if stuck else (OK, 'tracking', values)
+        return OK, 'tracking', values
     long_ago = newest.state == State.LOST and ago_s is not None and ago_s > LOST_S
     return ERROR if long_ago else WARN, f'{State(newest.state).name}: {"; ".join(newest.reasons)}', values
 

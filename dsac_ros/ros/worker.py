@@ -27,6 +27,8 @@ from dsac_ros.tracking.state import Decision, State, StateMachine
 from dsac_ros.tracking.tracker import Tracker
 
 MAX_STATUSES = 100
+# Of refused images whose stamps do not tell how long ago the last pose was.
+NO_TIME = ('zero_stamp', 'repeated_stamp', 'out_of_order', 'too_old', 'from_the_future')
 
 
 class Worker:
@@ -43,6 +45,7 @@ class Worker:
         self._processed = self._accepted = 0
         self._statuses: deque[LocalizationStatus] = deque(maxlen=MAX_STATUSES)
         self._posed_s: float | None = None
+        self._begun_s: float | None = None
         self._closed = False
         outlets.pictures.use(tracker, self.map_frame)
         self._thread = threading.Thread(target=self._work, name='localize', daemon=True)
@@ -59,6 +62,11 @@ class Worker:
     def seconds_since_pose(self) -> float | None:
         """Since the last published pose; None before the first."""
         return None if self._posed_s is None else time.monotonic() - self._posed_s
+
+    def seconds_at_work(self) -> float:
+        """On the frame that it is at, 0 while it waits for one."""
+        begun_s = self._begun_s
+        return 0.0 if begun_s is None else time.monotonic() - begun_s
 
     def between_frames(self, action: Callable[[], None]) -> None:
         """Have the thread do this before its next frame."""
@@ -100,6 +108,7 @@ class Worker:
 
     def _work(self) -> None:
         while (item := self._intake.take(self._machine.options.lost_after)) is not None:
+            self._begun_s = time.monotonic()
             try:
                 while self._actions:
                     self._actions.popleft()()
@@ -115,6 +124,7 @@ class Worker:
                     return
                 self._complaints.say('internal_error', traceback.format_exc())
                 self._refused(self._intake.refuse(item, 'internal_error', f'{type(error).__name__}: {error}'))
+            self._begun_s = None
 
     def _check(self, raw: RawFrame) -> RawFrame | Refusal:
         if not self.enabled:
@@ -220,8 +230,7 @@ class Worker:
             self._report(refusal, Decision(self._machine.lose(), False, (f'{refusal.cause}: {refusal.detail}',)))
         if refusal.of_image:
             state = self._machine.refuse(refusal.stamp_ns)
-            # The stamps of what is refused may be what is wrong with it, and do not tell how long ago the last pose was.
-            if (self.seconds_since_pose() or 0.0) > self._machine.options.lost_after:
+            if refusal.cause in NO_TIME and (self.seconds_since_pose() or 0.0) > self._machine.options.lost_after:
                 state = self._machine.lose()
             self._report(refusal, Decision(state, False, (f'{refusal.cause}: {refusal.detail}',)))
 

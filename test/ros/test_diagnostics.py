@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -177,10 +178,23 @@ def test_dropping_more_than_half(heard: Callable[..., Any], frames: list[Frame])
         assert 0.5 < float(ear.wait('timing', WARN, 'images dropped', burst)['dropped_share']) < 1
 
 
-@pytest.mark.parametrize(('alive', 'ago_s', 'level', 'said'), [
-    (True, 0.2, DiagnosticStatus.OK, 'tracking'), (True, 600.0, DiagnosticStatus.ERROR, 'for 600 s'),
-    (False, 0.2, DiagnosticStatus.ERROR, 'has ended')])
-def test_a_thread_that_hangs_or_has_ended_is_an_error(alive: bool, ago_s: float, level: bytes, said: str) -> None:
-    worker = SimpleNamespace(is_alive=lambda: alive, seconds_since_pose=lambda: ago_s, map_frame='map', enabled=True)
-    found = localization(worker, [LocalizationStatus(state=int(State.TRACKING))])
-    assert found[0] == level and said in found[1]
+@pytest.mark.parametrize(('alive', 'at_work_s', 'said'), [(True, 0.2, ''), (True, 600.0, 'at one frame for 600 s'),
+                                                          (False, 0.0, 'has ended')])
+@pytest.mark.parametrize('state', [None, *State])
+def test_a_thread_that_hangs_or_has_ended_is_an_error(alive: bool, at_work_s: float, said: str, state: State | None) -> None:
+    """Whatever was said last, and before anything was; not that no image has come for long."""
+    worker = SimpleNamespace(is_alive=lambda: alive, seconds_at_work=lambda: at_work_s, seconds_since_pose=lambda: 600.0, map_frame='map',
+                             enabled=True)
+    found = localization(worker, [] if state is None else [LocalizationStatus(state=int(state))])
+    bad = bool(said) or state == State.LOST
+    assert (found[0] == DiagnosticStatus.ERROR) == bad and said in found[1]
+
+
+def test_a_frame_that_hangs_is_told(heard: Callable[..., Any], frames: list[Frame], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('dsac_ros.ros.diagnostics.STUCK_S', 0.5)
+    go_on = threading.Event()
+    monkeypatch.setattr('dsac_ros.tracking.tracker.Tracker.localize', lambda *_: go_on.wait(60.0))
+    with heard() as (player, ear):
+        ear.wait('localization', ERROR, 'at one frame for', lambda: send(player, frames[0]))
+        go_on.set()
+        ear.wait('localization', WARN, 'internal_error')

@@ -332,6 +332,23 @@ def test_repeated_stamp(player: Player, frames: list[Frame]) -> None:
     show_good(player, frames)
 
 
+@pytest.mark.parametrize(('step_ns', 'image', 'reason', 'state'), [
+    (0, None, 'repeated_stamp', LocalizationStatus.LOST), (10 ** 4, Image(), 'bad_image', LocalizationStatus.DEGRADED)])
+def test_how_long_ago_the_pose_was_is_told_by_stamps_where_they_tell_time(running: Callable[..., Any], frames: list[Frame], step_ns: int,
+                                                                          image: Image | None, reason: str, state: int) -> None:
+    """Images that come for twice lost_after and are refused: a camera whose stamps stand still, and a bag played at a fraction of its
+    pace, where no time has passed to lose anything."""
+    with running(**{'modality': 'rgb', 'state.lost_after': 0.5}) as player:
+        stamp, until = time.time_ns(), time.monotonic() + 1.0
+        colour = sensor_messages.colour_message(frames[0].image)
+        status = show(player, frames[0], stamp, depth=None)
+        assert status.accepted
+        while time.monotonic() < until or status.accepted:
+            stamp += step_ns
+            status = show(player, frames[0], stamp, image=colour if image is None else image, depth=None)
+        assert refused(status, reason) and status.state == state
+
+
 def test_max_age(running: Callable[..., Any], frames: list[Frame]) -> None:
     with running(max_age=20.0) as player:
         assert refused(show(player, frames[0], stamp=time.time_ns() - 60 * 10 ** 9), 'too_old')
