@@ -71,7 +71,7 @@ class Program(nn.Module):
         if self.free_scale:
             return estimate(given, weights_BN, draws_BK3, self.options, free_scale=True).camera_from_map_B44
         found = estimate(searched_by_angle(given, self.options), weights_BN, draws_BK3, self.options)
-        return finished_by_angle(given, found, self.options).camera_from_map_B44
+        return finished_by_angle(given, found, self.options)[0]
 
 
 def _program(options: EstimatorOptions, free_scale: bool, example: tuple[Any, ...]) -> Callable[..., Tensor]:

@@ -207,11 +207,12 @@ class Localizer:
                              None if search.depth_N is None else torch.from_numpy(search.depth_N)[None].to(self.device).expand(count, -1),
                              self.estimator)
         first = self._first_poses(frame, modality, cells, guidance(scales_AN), attempts, list(parts.values()))
-        finished = finished_by_angle(cells, first, self.estimator)
-        self._first_evidence(cells, finished, first, attempts, search)
+        finished_A44, hessians_A66 = finished_by_angle(cells, first, self.estimator)
+        self._first_evidence(cells, finished_A44, first, attempts, search)
         promising = self._promising(search.posterior(), attempts)
         watch.lap('estimator')
-        poses = {row: self._by_landmarks(row, attempts, first, finished, modality, search.by_landmarks) for row in promising}
+        poses = {row: self._by_landmarks(row, attempts, first, finished_A44[row], hessians_A66[row], modality, search.by_landmarks)
+                 for row in promising}
         posterior_E1 = search.posterior()
         best = max(poses, key=lambda row: posterior_E1[attempts[row].index])
         if any(each.view is not None for each in attempts):
@@ -254,7 +255,7 @@ class Localizer:
         options = replace(self.estimator, refined=max(2, self.estimator.refined // len(attempts)))
         return estimate(problem, weights_BN, draws_of_parts(draws_1K3, parts, self.choice.options.parts), options)
 
-    def _first_evidence(self, cells: Correspondences, finished: Solution, first: Solution, attempts: list[Attempt],
+    def _first_evidence(self, cells: Correspondences, finished_A44: Tensor, first: Solution, attempts: list[Attempt],
                         search: Search) -> None:
         """Odds of the sub-maps by their cells, and by the matches of keypoints to anywhere, before landmarks are matched around a pose.
 
@@ -262,7 +263,7 @@ class Localizer:
         """
         if self.choice.gating is None:
             return
-        scores_A = agreement(cells, finished.camera_from_map_B44[:len(attempts)], self.estimator)
+        scores_A = agreement(cells, finished_A44, self.estimator)
         numbers = torch.cat([scores_A, first.inliers_B[len(attempts):]]).cpu().tolist()
         for each, score in zip(attempts, numbers):
             search.by_cells[each.index] = score / max(1.0, each.sub_map.bundle.covariance_factors['rgb'])
@@ -276,12 +277,12 @@ class Localizer:
         order = np.argsort(-chances_A, kind='stable')[:MATCHED_EXPERTS]
         return [int(row) for row in order if row == order[0] or chances_A[row] > HOPELESS * chances_A[order[0]]]
 
-    def _by_landmarks(self, row: int, attempts: list[Attempt], first: Solution, finished: Solution, modality: str,
+    def _by_landmarks(self, row: int, attempts: list[Attempt], first: Solution, pose_44: Tensor, hessian_66: Tensor, modality: str,
                       odds: dict[int, float]) -> Pose:
         """The pose of an attempt, by landmarks where they suffice; what they say is kept among the odds by landmarks."""
         attempt = attempts[row]
         factors = attempt.sub_map.bundle.covariance_factors
-        pose_44, hessian_66 = finished.camera_from_map_B44[row], finished.hessian_B66[row] / factors[modality]
+        hessian_66 = hessian_66 / factors[modality]
         none, unknown = torch.zeros_like(hessian_66[0, 0]), torch.full_like(hessian_66[0, 0], torch.nan)
         margin = first.margin_B[row]
         if attempt.view is None:

@@ -24,7 +24,7 @@ OPTIONS = EstimatorOptions()
 
 
 class Chain(nn.Module):
-    """Image (1, 3, H, W) uint8 and random draws (1, K, 3) -> camera_from_map (1, 4, 4), information (1, 6, 6), inliers (1,)."""
+    """Image (1, 3, H, W) uint8 and random draws (1, K, 3) -> camera_from_map (1, 4, 4), information (1, 6, 6)."""
 
     def __init__(self, localizer: Localizer, cells_N: Tensor, bearings_N3: Tensor) -> None:
         super().__init__()
@@ -39,8 +39,7 @@ class Chain(nn.Module):
         problem = Correspondences(points_N3.double()[None], self.bearings_1N3, scales_BN, torch.full_like(scales_BN, 0.003),
                                   torch.ones_like(scales_BN, dtype=torch.bool))
         found = estimate(searched_by_angle(problem, OPTIONS), guidance(scales_N)[None], draws_BK3, OPTIONS)
-        solution = finished_by_angle(problem, found, OPTIONS)
-        return solution.camera_from_map_B44, solution.hessian_B66, solution.inliers_B
+        return finished_by_angle(problem, found, OPTIONS)
 
 
 def test_one_program_gives_what_python_gives() -> None:

@@ -20,7 +20,6 @@ MIN_COSINE = 0.2  # of the angle off the axis: further out, depth (along the axi
 STATED = 1e-6  # metres of noise of the points: none, next to that of the angle
 FINAL_WIDENING = 3.0  # of the noise in the first step of the finish, which comes down to 1 in the fourth
 FINAL_LIMITS = (0.05, 1.6)  # of that noise, in cells
-KEPT = ('scale_B', 'share_B', 'margin_B', 'modes_B66', 'entropy_B')  # of what was found: the finish has nothing to say of these
 
 
 def cell_problem(points_BN3: Tensor, scales_BN: Tensor, bearings_BN3: Tensor, cell_rad: float, depths_BN: Tensor | None,
@@ -52,18 +51,20 @@ def searched_by_angle(cells: Correspondences, options: EstimatorOptions) -> Corr
     return cells if cells.ranges_BN is not None else by_angle(cells, options.rgb_search_noise / options.pixel_noise)
 
 
-def finished_by_angle(cells: Correspondences, found: Solution, options: EstimatorOptions) -> Solution:
-    """The optimum near the poses that were found, those of the cells first; with depth they are as good as they get.
+def finished_by_angle(cells: Correspondences, found: Solution, options: EstimatorOptions) -> tuple[Tensor, Tensor]:
+    """camera_from_map_B44 and hessian_B66 of the optimum near the poses that were found, those of the cells first; with depth they are as
+    good as they get.
 
     Each step takes the noise of the angle from the residuals so far (as iteratively reweighted least squares does with the median absolute
     deviation), and goes towards the maximum of the score. The estimator itself holds the information across a ray constant in a step: where
     the noise is that of points that is free of bias, with the errors of networks it is the worse choice.
     """
+    count = len(cells.points_BN3)
     if cells.ranges_BN is not None:
-        return found
+        return found.camera_from_map_B44[:count], found.hessian_B66[:count]
     kernel, last_B11 = Kernel(options.inlier_sigmas), (options.rgb_final_share * cells.count_B1).long()[..., None]
     along_BN13 = cells.single.rows_B13M[..., -cells.points_BN3.shape[1]:].mT
-    vectors_B113 = cells.vectors(found.camera_from_map_B44[:len(cells.points_BN3), None])
+    vectors_B113 = cells.vectors(found.camera_from_map_B44[:count, None])
     ridge = damping(vectors_B113)
     for step in range(options.rgb_final_steps):
         residuals = cells.residuals(vectors_B113)
@@ -74,11 +75,9 @@ def finished_by_angle(cells: Correspondences, found: Solution, options: Estimato
         gradient, hessian = normal_equations(cells, white, weight, vectors_B113, pull_BK13=-pull.double())
         vectors_B113 = cells.moved(vectors_B113, damped_step(gradient, hessian, ridge))
     white = _measured(cells, cells.residuals(vectors_B113), last_B11, 1.0, options)
-    inlier, weight = kernel.expectation(cells, white, ASSUMED_SHARE)
+    _, weight = kernel.expectation(cells, white, ASSUMED_SHARE)
     _, hessian = normal_equations(cells, white, weight, vectors_B113)
-    return replace(found, camera_from_map_B44=cells.poses(vectors_B113)[:, 0], hessian_B66=hessian[:, 0], weights_BN=inlier[:, 0],
-                   inliers_B=inlier[:, 0].sum(1), score_B=-(-inlier[:, 0]).log1p().sum(1).double(),
-                   **{name: getattr(found, name)[:len(inlier)] for name in KEPT})
+    return cells.poses(vectors_B113)[:, 0], hessian[:, 0]
 
 
 def _measured(cells: Correspondences, residuals: Residuals, last_B11: Tensor, widening: float, options: EstimatorOptions) -> Whitened:

@@ -32,4 +32,4 @@ def localised(expert: Expert, batch: Episodes, seeds: Sequence[int], options: Fi
     cells, weights_BN = predict(expert, batch, options)
     sets = ESTIMATOR.hypotheses_rgb if options.rgb_only else ESTIMATOR.hypotheses_rgbd
     found = estimate(searched_by_angle(cells, ESTIMATOR), weights_BN, uniform_draws(seeds, sets, weights_BN.device), ESTIMATOR)
-    return se3.inverse(finished_by_angle(cells, found, ESTIMATOR).camera_from_map_B44)
+    return se3.inverse(finished_by_angle(cells, found, ESTIMATOR)[0])

@@ -1,7 +1,9 @@
 """The pose by landmarks near a start, on matches that are known, from starts that are near and far."""
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ from dsac_ros.geometry import se3
 from dsac_ros.landmarks.keypoints import Keypoints
 from dsac_ros.landmarks.landmarks import STRONGEST
 from dsac_ros.landmarks.positioning import LEAST_MEASURED, Positioning, View, bearings_of, measured
+
+sys.path.append(str(Path(__file__).parents[1] / 'ransac'))
+from test_hot_path import NoWaiting  # noqa: E402
 
 PIXEL = 1 / 500
 
@@ -52,15 +57,36 @@ def test_noise_shows_in_the_misfit(scene) -> None:
     assert misfits == sorted(misfits) and misfits[0] < 0.05 and misfits[1] == pytest.approx(0.5 * misfits[2], rel=0.3) and misfits[-1] > 1.2
 
 
+def test_the_misfit_of_normal_noise_is_in_its_deviations(scene) -> None:
+    """In two dimensions, each with one deviation, less what outliers are weighted down by: integrated, 1.23."""
+    solver, view = positioning(scene, landmark_noise=1e-4)
+    square = np.linspace(0, 40, 400_001)
+    inlier = (10 / (6 + square)) ** 4
+    weights = np.exp(-square / 2) * inlier / (1 + inlier)
+    expected = np.sqrt((weights * square).sum() / weights.sum())
+    noise = PIXEL * torch.randn(view.rays_M2.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    found = solver.near(replace(view, rays_M2=view.rays_M2 + noise), scene['pose'], 16 * PIXEL).misfit.item()
+    assert expected == pytest.approx(1.23, abs=0.03) and found == pytest.approx(expected, rel=0.08)
+
+
 @pytest.mark.parametrize('share', [0.9, 1.0, 1.3])
 def test_depth_that_the_landmarks_do_not_have_shows(scene, share: float) -> None:
-    """A third of the depths is missing and some are of what is behind; the median does not mind."""
+    """A third of the depths is missing, some are of what is behind, the others differ from each other; keypoints that are outliers, most
+    of those with a depth, have no say."""
     solver, view = positioning(scene)
     points = scene['landmarks'].points_L3[scene['order']].double()
-    depths = share * (points @ scene['pose'][:3, :3].T + scene['pose'][:3, 3])[:, 2]
+    error = (share - 1) + torch.linspace(-0.05, 0.15, len(points), dtype=torch.float64)
+    depths = (1 + error) * (points @ scene['pose'][:3, :3].T + scene['pose'][:3, 3])[:, 2]
     depths[::3], depths[1::9] = 0.0, 9.0
-    found = solver.near(replace(view, depths_M=depths), scene['pose'], 16 * PIXEL).depth_misfit.item()
-    assert found == pytest.approx(abs(1 - share) / share, abs=0.01)
+    rays = view.rays_M2.clone()
+    outliers = torch.arange(len(points)) % 5 < 3
+    rays[outliers] += 12 * PIXEL
+    depths[outliers & (depths > 0)] *= 1.5
+    inliers = ~outliers & (depths > 0)
+    truth = (points @ scene['pose'][:3, :3].T + scene['pose'][:3, 3])[:, 2]
+    expected = ((truth - depths).abs() / depths.clamp(min=1e-9))[inliers].median().item()
+    found = solver.near(replace(view, rays_M2=rays, depths_M=depths), scene['pose'], 16 * PIXEL)
+    assert found.depth_misfit.item() == pytest.approx(expected, abs=0.004) and outliers[depths > 0].double().mean() > 0.5
     few = torch.where(torch.arange(len(depths)) < LEAST_MEASURED - 1, depths, 0.0)
     for none in (None, few):
         assert solver.near(replace(view, depths_M=none), scene['pose'], 16 * PIXEL).depth_misfit.isnan()
@@ -105,3 +131,13 @@ def test_bearings_are_unit_vectors_along_the_rays() -> None:
     bearings, lengths = bearings_of(torch.tensor([[0.0, 0.0], [0.75, -1.0]], dtype=torch.float64))
     torch.testing.assert_close(bearings * lengths[:, None], torch.tensor([[0.0, 0, 1], [0.75, -1, 1]], dtype=torch.float64))
     torch.testing.assert_close(bearings.norm(dim=1), torch.ones(2, dtype=torch.float64))
+
+
+def test_the_host_waits_for_nothing(scene) -> None:
+    """Between the keypoints and what is said of the pose, with a start far off, where little matches."""
+    solver, view = positioning(scene)
+    view = replace(view, depths_M=torch.ones(len(view.rays_M2), dtype=torch.float64))
+    for start in (scene['pose'], se3.retract(scene['pose'], 0.5 * torch.ones(6, dtype=torch.float64))):
+        with NoWaiting():
+            near = solver.near(view, start, 40 * PIXEL)
+            solver.around(view, near.pose_44)

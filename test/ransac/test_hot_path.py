@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dsac_ros.config import EstimatorOptions
+from dsac_ros.ransac.cells import finished_by_angle, searched_by_angle
 from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.covariance import pose_covariance, sandwich_information
 from dsac_ros.ransac.estimator import Prior, Solution, estimate, refine_from
@@ -87,8 +88,13 @@ def with_refine_from(problem: Correspondences, weights: torch.Tensor, draws: tor
     return pose_covariance(information[0], solution.camera_from_map_B44[0])
 
 
+def with_cells(problem: Correspondences, weights: torch.Tensor, draws: torch.Tensor, start: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """As the localizer solves them, without depth."""
+    return finished_by_angle(problem, estimate(searched_by_angle(problem, OPTIONS), weights, draws, OPTIONS), OPTIONS)
+
+
 CASES = [(with_estimate, 'rgb', False), (with_estimate, 'rgbd', True), (with_free_scale, 'holes', False), (with_rounds, 'rgb', False),
-         (with_prior, 'holes', False), (with_refine_from, 'rgb', False), (with_refine_from, 'holes', True)]
+         (with_prior, 'holes', False), (with_refine_from, 'rgb', False), (with_refine_from, 'holes', True), (with_cells, 'rgb', False)]
 
 
 @pytest.mark.parametrize(('step', 'kind', 'rig'), CASES)

@@ -165,7 +165,8 @@ def test_the_map_is_latched_and_changes_with_it(running: Any, small_room: Any, c
         eyes.got('map_points', lambda m: len(eyes.seen['map_points']) == 2, lambda: show(player, small_room[1][0]))
 
 
-def test_a_damaged_sub_map_is_missing_among_the_points_of_the_map(running: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_damaged_sub_map_is_missing_among_the_points_of_the_map(running: Callable[..., Any], tmp_path: Path,
+                                                                  capfd: pytest.CaptureFixture[str]) -> None:
     site = shutil.copytree(rooms.tiny_site(), tmp_path / 'site.dsacmap')
     whole = [len(shapes.mapped_points(open_site(site), index)) for index in range(2)]
     file = site / 'experts' / 'tiny2.safetensors'
@@ -173,6 +174,8 @@ def test_a_damaged_sub_map_is_missing_among_the_points_of_the_map(running: Calla
     with running(map=str(site)) as (_, eyes):
         eyes.open('map_points')
         assert eyes.got('map_points').width == whole[0] > 0
+    said = capfd.readouterr().err
+    assert said.count('~/map_points lacks a sub-map') == 1 and 'tiny2' in said
 
 
 
