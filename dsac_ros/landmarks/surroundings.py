@@ -12,6 +12,7 @@ from dsac_ros.ransac.evidence import tile_sums
 
 AGREEING = 6.0  # deviations from where the pose puts a landmark: those of poor maps err by more than their noise
 GATES = (8.0, 6.0, 4.0, 4.0, 3.0, 3.0)  # deviations, step by step: residuals of this size count a quarter
+ALONE = 3  # steps of the pose alone, which is near its optimum
 MIN_DEPTH = 0.1  # metres: nearer points, and those behind the camera, do not count
 SIGMAS = 3.0  # what chance is granted in the focal length
 
@@ -38,18 +39,30 @@ class Matched:
 
 
 def look_around(matched: Matched, pose_44: Tensor, covariance_factor: float) -> Surroundings:
-    """Pose and focal length are fitted together, and the standard deviation of the fit is granted SIGMAS times.
+    """Pose and focal length are fitted together, and the standard deviation of the fit is granted SIGMAS times. Where that fits no better
+    than the pose alone, the focal length is not what is wrong: before a wall it may be anything, and a fit runs away.
 
     Args:
         matched: in a wide search, for a pose that makes up for a wrong focal length has only a part of the image where it should be.
         covariance_factor: how far the map understates the errors of its poses; below 1 it is none.
     """
-    pose_44 = pose_44.double()
-    zoom = torch.zeros_like(pose_44[0, 0])
-    share = _share(matched, _projected(matched, pose_44, zoom).square_M < AGREEING ** 2)
+    pose_44, factor = pose_44.double(), max(1.0, covariance_factor)
+    none = torch.zeros_like(pose_44[0, 0])
+    share = _share(matched, _projected(matched, pose_44, none).square_M < AGREEING ** 2)
+    alone_44, both_44, zoom = pose_44, pose_44, none
     for gate in GATES:
-        pose_44, zoom, deviation = _step(matched, pose_44, zoom, gate)
-    return Surroundings(share, (zoom.abs() - SIGMAS * max(1.0, covariance_factor) ** 0.5 * deviation).clamp(min=0))
+        both_44, zoom, deviation = _step(matched, both_44, zoom, gate)
+    for gate in GATES[-ALONE:]:
+        alone_44, _, _ = _step(matched, alone_44, none, gate, free=0.0)
+    better = _loss(matched, alone_44, none) - _loss(matched, both_44, zoom) > factor * SIGMAS ** 2
+    misfit = (zoom.abs() - SIGMAS * factor ** 0.5 * deviation).clamp(min=0)
+    return Surroundings(share, torch.where(better, misfit, none))
+
+
+def _loss(matched: Matched, pose_44: Tensor, zoom: Tensor) -> Tensor:
+    """Twice the negative logarithm of a likelihood that is blind to outliers (Geman & McClure 1987), whose weights are those of _step."""
+    square_M, limit = _projected(matched, pose_44, zoom).square_M, GATES[-1] ** 2
+    return (matched.counts_M * limit * (1 - limit / (limit + square_M))).sum()
 
 
 def _share(matched: Matched, agree_M: Tensor) -> Tensor:
@@ -84,13 +97,13 @@ def _projected(matched: Matched, pose_44: Tensor, zoom: Tensor) -> Projected:
     return Projected(local_M3, slopes_M2, scale_M, off_M2, variance_M, square_M)
 
 
-def _step(matched: Matched, pose_44: Tensor, zoom: Tensor, gate: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of Gauss and Newton: pose, zoom (the logarithm of how many times too long), and its standard deviation."""
+def _step(matched: Matched, pose_44: Tensor, zoom: Tensor, gate: float, free: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Of Gauss and Newton: pose, zoom (the logarithm of how many times too long; free: 1 or 0), and its standard deviation."""
     seen = _projected(matched, pose_44, zoom)
     eye_77 = torch.eye(7, dtype=seen.off_M2.dtype, device=seen.off_M2.device)
     weights_M = matched.counts_M / seen.variance_M / (1 + seen.square_M / gate ** 2).square()
     by_point_M23 = torch.cat([eye_77[:2, :2].expand(len(weights_M), 2, 2), -seen.slopes_M2[..., None]], -1) * seen.scale_M[:, None, None]
-    by_zoom_M21 = -(seen.off_M2 + matched.rays_M2)[..., None]
+    by_zoom_M21 = -free * (seen.off_M2 + matched.rays_M2)[..., None]
     jacobian_M27 = torch.cat([-by_point_M23 @ se3.skew(seen.local_M3), by_point_M23, by_zoom_M21], -1)
     weighted = (jacobian_M27 * weights_M[:, None, None]).flatten(0, 1).T
     inverse_77 = torch.linalg.inv_ex(weighted @ jacobian_M27.flatten(0, 1) + 1e-9 * eye_77)[0]
