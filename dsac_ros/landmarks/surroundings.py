@@ -75,10 +75,9 @@ def _share(matched: Matched, agree_M: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Projected:
-    """local_M3 [m, camera frame]; slopes_M2: x/z, y/z; scale_M: what a metre across is on the image plane; off_M2: from the keypoint;
+    """slopes_M2: x/z, y/z; scale_M: what a metre across is on the image plane; off_M2: from the keypoint;
     variance_M: of that, along an axis; square_M: squared distance over it, infinite behind the camera."""
 
-    local_M3: Tensor
     slopes_M2: Tensor
     scale_M: Tensor
     off_M2: Tensor
@@ -94,18 +93,20 @@ def _projected(matched: Matched, pose_44: Tensor, zoom: Tensor) -> Projected:
     scale_M, off_M2 = shrunk / depths_M1[:, 0], shrunk * slopes_M2 - matched.rays_M2
     variance_M = matched.ray_noise ** 2 + (matched.point_noise * scale_M).square()
     square_M = torch.where(local_M3[:, 2] > MIN_DEPTH, off_M2.square().sum(1) / variance_M, torch.inf)
-    return Projected(local_M3, slopes_M2, scale_M, off_M2, variance_M, square_M)
+    return Projected(slopes_M2, scale_M, off_M2, variance_M, square_M)
 
 
 def _step(matched: Matched, pose_44: Tensor, zoom: Tensor, gate: float, free: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Of Gauss and Newton: pose, zoom (the logarithm of how many times too long; free: 1 or 0), and its standard deviation."""
     seen = _projected(matched, pose_44, zoom)
-    eye_77 = torch.eye(7, dtype=seen.off_M2.dtype, device=seen.off_M2.device)
     weights_M = matched.counts_M / seen.variance_M / (1 + seen.square_M / gate ** 2).square()
-    by_point_M23 = torch.cat([eye_77[:2, :2].expand(len(weights_M), 2, 2), -seen.slopes_M2[..., None]], -1) * seen.scale_M[:, None, None]
-    by_zoom_M21 = -free * (seen.off_M2 + matched.rays_M2)[..., None]
-    jacobian_M27 = torch.cat([-by_point_M23 @ se3.skew(seen.local_M3), by_point_M23, by_zoom_M21], -1)
+    (x_M, y_M), shrunk = seen.slopes_M2.unbind(1), (-zoom).exp()
+    none_M, per_metre_M = torch.zeros_like(x_M), seen.scale_M / shrunk
+    # By rotation, translation and zoom, on the plane z = 1 (the interaction matrix of Chaumette & Hutchinson 2006).
+    jacobian_M27 = shrunk * torch.stack([
+        -x_M * y_M, 1 + x_M.square(), -y_M, per_metre_M, none_M, -x_M * per_metre_M, -free * x_M,
+        -1 - y_M.square(), x_M * y_M, x_M, none_M, per_metre_M, -y_M * per_metre_M, -free * y_M], 1).unflatten(1, (2, 7))
     weighted = (jacobian_M27 * weights_M[:, None, None]).flatten(0, 1).T
-    inverse_77 = torch.linalg.inv_ex(weighted @ jacobian_M27.flatten(0, 1) + 1e-9 * eye_77)[0]
+    inverse_77 = torch.linalg.inv_ex(weighted @ jacobian_M27.flatten(0, 1) + 1e-9 * torch.eye(7, dtype=x_M.dtype, device=x_M.device))[0]
     tangent_7 = -inverse_77 @ (weighted @ seen.off_M2.flatten())
     return se3.retract(pose_44, tangent_7[:6]), zoom + tangent_7[6], inverse_77[6, 6].clamp(min=0).sqrt()
