@@ -221,6 +221,9 @@ def sure_of_itself() -> Localizer:
 @pytest.mark.parametrize('gain', [1.3, 0.75])
 def test_without_depth_a_wrong_focal_length_is_found_out_too(sure_of_itself: Localizer, gain: float) -> None:
     """By the landmarks that a pose which makes up for it leaves unexplained, and no good frame is refused for it."""
+    blurred = replace(rooms.tiny_frames()[3], image=cv2.GaussianBlur(rooms.tiny_frames()[3].image, (0, 0), 12.0))
+    by_cells = sure_of_itself.localize(blurred, 'rgb')
+    assert not by_cells.landmarks and 'max_focal_misfit' not in {check.name for check in by_cells.verdict.checks}
     for frame in rooms.tiny_frames()[::6]:
         wrong = replace(frame, camera=replace(frame.camera, fx=gain * frame.camera.fx, fy=gain * frame.camera.fy))
         right, found_out = sure_of_itself.localize(frame, 'rgb'), sure_of_itself.localize(wrong, 'rgb')

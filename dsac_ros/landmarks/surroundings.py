@@ -20,7 +20,7 @@ SIGMAS = 3.0  # what chance is granted in the focal length
 @dataclass(frozen=True)
 class Surroundings:
     """share: of the matched landmarks that agree with the pose, in the mean over the image. focal_misfit: by how much the focal length must
-    be too long or too short, as a logarithm; 0 where it may be right."""
+    be too long or too short, as a logarithm; 0 where it may be right, NaN where no fit was possible."""
 
     share: Tensor
     focal_misfit: Tensor
@@ -56,7 +56,7 @@ def look_around(matched: Matched, pose_44: Tensor, covariance_factor: float) -> 
         alone_44, _, _ = _step(matched, alone_44, none, gate, free=0.0)
     better = _loss(matched, alone_44, none) - _loss(matched, both_44, zoom) > factor * SIGMAS ** 2
     misfit = (zoom.abs() - SIGMAS * factor ** 0.5 * deviation).clamp(min=0)
-    return Surroundings(share, torch.where(better, misfit, none))
+    return Surroundings(share, torch.where(better | misfit.isnan(), misfit, none))
 
 
 def _loss(matched: Matched, pose_44: Tensor, zoom: Tensor) -> Tensor:
@@ -109,4 +109,5 @@ def _step(matched: Matched, pose_44: Tensor, zoom: Tensor, gate: float, free: fl
     weighted = (jacobian_M27 * weights_M[:, None, None]).flatten(0, 1).T
     inverse_77 = torch.linalg.inv_ex(weighted @ jacobian_M27.flatten(0, 1) + 1e-9 * torch.eye(7, dtype=x_M.dtype, device=x_M.device))[0]
     tangent_7 = -inverse_77 @ (weighted @ seen.off_M2.flatten())
-    return se3.retract(pose_44, tangent_7[:6]), zoom + tangent_7[6], inverse_77[6, 6].clamp(min=0).sqrt()
+    variance = torch.where(inverse_77[6, 6] >= 0, inverse_77[6, 6], torch.inf)  # of a system without a solution it is any number
+    return se3.retract(pose_44, tangent_7[:6]), zoom + tangent_7[6], variance.sqrt()

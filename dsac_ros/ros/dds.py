@@ -20,4 +20,7 @@ def profile_variable() -> str:
 
     Which of them it is, its package says that only the former comes with, in the index of a distribution as of wheels.
     """
-    return PROFILE_VARIABLES['fastrtps_cmake_module' not in get_packages_with_prefixes()]
+    try:
+        return PROFILE_VARIABLES['fastrtps_cmake_module' not in get_packages_with_prefixes()]
+    except OSError:  # ROS is not sourced: nothing that is started from here finds a middleware either
+        return PROFILE_VARIABLES[-1]

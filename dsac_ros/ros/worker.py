@@ -64,7 +64,7 @@ class Worker:
         return None if self._posed_s is None else time.monotonic() - self._posed_s
 
     def seconds_at_work(self) -> float:
-        """On the frame that it is at, 0 while it waits for one."""
+        """On the frame that it is at, or on what is done before it (another map), 0 while it waits for one."""
         begun_s = self._begun_s
         return 0.0 if begun_s is None else time.monotonic() - begun_s
 

@@ -80,11 +80,10 @@ class StateMachine:
         """
         if estimate.stamp_ns <= self._last_ns:
             self.restart()
-        if camera not in (None, self._camera):
-            if self._camera is not None and largest_turn(self._camera, camera) > OTHER_LENS_RAD:
-                self._recent.clear()
-                self.lose()
-            self._camera = camera
+        if another_lens(self._camera, camera):
+            self._recent.clear()
+            self.lose()
+        self._camera = camera or self._camera
         self._last_ns = estimate.stamp_ns
         finite = np.isfinite(estimate.map_from_camera).all() and np.isfinite(estimate.covariance).all()
         if not (estimate.verdict.accepted and finite):
@@ -151,6 +150,11 @@ class StateMachine:
         noise_m, noise_rad = np.hypot(earlier.deviation_m, later.deviation_m), np.hypot(earlier.deviation_rad, later.deviation_rad)
         return bool(moved_m <= self.options.max_speed * seconds + SIGMAS * noise_m + SLACK_M
                     and turned_rad <= self.options.max_turn * seconds + SIGMAS * noise_rad + SLACK_RAD)
+
+
+def another_lens(before: Camera | None, now: Camera | None) -> bool:
+    """Whether a calibration is not that of the frame before; one that is not known is none."""
+    return None not in (before, now) and before != now and largest_turn(before, now) > OTHER_LENS_RAD
 
 
 def odometry_chi2(earlier: _Fix, later: _Fix, options: StateOptions) -> float:

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from dsac_ros.config import GatingOptions, TrackingOptions
 from dsac_ros.records import Camera, Estimate, Frame, Guess, Verdict
+from dsac_ros.tracking.state import another_lens
 
 if TYPE_CHECKING:
     from dsac_ros.localizer import Localizer
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 MAX_REFUSED = 2  # in a row: after more of them a guess is rarely confirmed, and costs time when there is least of it
 TOLD_WIDENING = 2.0  # people point at a place less well than the last frame does
 UNSETTLED = 0.5  # probability that a frame is of any sub-map, after one that was refused
+# Of a search that is refused for these nothing may go on: tracked frames are not asked, and would be accepted.
+UNASKED = frozenset(('focal_length', 'landmarks_disagree'))
 MAX_STEPS = 3.0  # further ahead than this many times the last interval, the last motion says nothing
 
 
@@ -65,6 +68,7 @@ class Tracker:
         self._landmarks_then = 0.0
         self._told: Guess | None = None
         self._expert = ''  # of the last accepted frame
+        self._camera: Camera | None = None
         self._belief: Belief | None = None
 
     def expect(self, map_from_camera: np.ndarray) -> None:
@@ -73,6 +77,9 @@ class Tracker:
 
     def localize(self, frame: Frame, modality: str) -> Estimate:
         """As Localizer.localize, with what the frames before say."""
+        if another_lens(self._camera, frame.camera):
+            self._go_on_from_nothing()
+        self._camera = frame.camera
         by_odometry = self._by_odometry(frame)
         guess, self._told = self._told or (self._guess(frame.stamp_ns, by_odometry) if self.options.enabled else None), None
         prior = self._prior(frame.stamp_ns, by_odometry) if self.options.enabled else None
@@ -80,6 +87,8 @@ class Tracker:
         if estimate.posterior and not estimate.tracked:
             self._belief = Belief(frame.stamp_ns, estimate.posterior, estimate.verdict)
         self._since_search = self._since_search + 1 if estimate.tracked else 0
+        if estimate.tracked and not self._landmarks_then:  # somebody has said where: the first search comes next
+            self._since_search = self.options.search_every
         self._refused = 0 if estimate.verdict.accepted else self._refused + 1
         if estimate.verdict.accepted:
             if not estimate.tracked:
@@ -88,7 +97,13 @@ class Tracker:
             camera_from_map, odom_from_camera = np.linalg.inv(estimate.map_from_camera), frame.odom_from_camera
             self._poses = [*self._poses[-1:], (frame.stamp_ns, camera_from_map)]
             self._anchor = None if odom_from_camera is None else Anchor(frame.stamp_ns, camera_from_map, odom_from_camera)
+        elif UNASKED.intersection(estimate.verdict.reasons):
+            self._go_on_from_nothing()
         return estimate
+
+    def _go_on_from_nothing(self) -> None:
+        """Of accepted frames; what is known of the sub-maps stays."""
+        self._poses, self._anchor, self._told = [], None, None
 
     def _guess(self, stamp_ns: int, by_odometry: np.ndarray | None) -> Guess | None:
         options = self.options

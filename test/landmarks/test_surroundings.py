@@ -50,9 +50,9 @@ def test_pose_and_focal_length_are_those_of_another_optimiser(scene, gain: float
 @pytest.mark.parametrize('outliers', [0.0, 0.5])
 @pytest.mark.parametrize('tilt', [0.0, 0.2])
 def test_before_a_wall_nothing_is_said(tilt: float, outliers: float) -> None:
-    """It would look the same by any focal length from another distance, and a fit runs away: by chance at most, over forty images."""
+    """It would look the same by any focal length from another distance, and a fit runs away."""
     said = []
-    for seed in range(40):
+    for seed in range(80):
         rng = np.random.default_rng(seed)
         rays = rng.uniform(-0.5, 0.5, (80, 2))
         depths = 2 + tilt * rays[:, :1]
@@ -61,7 +61,7 @@ def test_before_a_wall_nothing_is_said(tilt: float, outliers: float) -> None:
         rays[:int(80 * outliers)] += rng.uniform(-0.02, 0.02, (int(80 * outliers), 2))
         matched = Matched(torch.from_numpy(points), torch.from_numpy(rays), torch.ones(80, dtype=torch.float64), PIXEL, 0.01)
         said.append(look_around(matched, torch.eye(4, dtype=torch.float64), 1.0).focal_misfit.item())
-    assert np.count_nonzero(np.array(said) > 0.02) <= 1, said
+    assert np.count_nonzero(said) <= 1, said
 
 
 def test_a_map_that_understates_its_errors_is_sure_of_less(scene) -> None:
@@ -111,3 +111,8 @@ def test_landmarks_are_matched_around_the_pose(scene, gain: float) -> None:
     assert off.share < 0.2 and (gain > 1 or right.share > 0.93)
     for around in (right, off):
         assert around.focal_misfit.item() == pytest.approx(np.log(gain), abs=0.03)
+
+
+def test_where_no_fit_is_possible_it_says_so(scene) -> None:
+    matched = matched_in(scene)
+    assert look_around(matched, scene['pose'] * torch.nan, 1.0).focal_misfit.isnan()

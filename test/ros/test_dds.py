@@ -30,6 +30,11 @@ def test_packages_of_a_distribution_without_python_in_them_count(monkeypatch: py
     assert profile_variable() == name
 
 
+def test_without_ros_there_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('AMENT_PREFIX_PATH', raising=False)
+    assert profile_variable() in PROFILE_VARIABLES
+
+
 @pytest.mark.parametrize('name', PROFILE_VARIABLES)
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for other in PROFILE_VARIABLES:

@@ -195,6 +195,8 @@ def test_a_frame_that_hangs_is_told(heard: Callable[..., Any], frames: list[Fram
     go_on = threading.Event()
     monkeypatch.setattr('dsac_ros.tracking.tracker.Tracker.localize', lambda *_: go_on.wait(60.0))
     with heard() as (player, ear):
-        ear.wait('localization', ERROR, 'at one frame for', lambda: send(player, frames[0]))
-        go_on.set()
+        try:
+            ear.wait('localization', ERROR, 'at one frame for', lambda: send(player, frames[0]))
+        finally:
+            go_on.set()
         ear.wait('localization', WARN, 'internal_error')

@@ -167,6 +167,37 @@ def test_what_somebody_says_is_the_guess_of_one_frame_also_when_switched_off() -
         assert (after is not None) == enabled
 
 
+@pytest.mark.parametrize(('reason', 'expected'), [('focal_length', False), ('landmarks_disagree', False), ('few_inliers', True)])
+def test_a_search_that_tracked_frames_would_not_fail_ends_the_track(reason: str, expected: bool) -> None:
+    """Else they go on from the pose before it, and are accepted without being asked: 60 frames, until the next search."""
+    tracker = Tracker(Scribe(), TrackingOptions(search_every=3))
+    assert [guess is not None for guess in run(tracker, *(frame(t / 10) for t in range(5)))] == [False, True, True, True, False]
+    tracker.localizer.confirms, tracker.localizer.accepts, tracker.localizer.reasons = False, False, ('few_inliers', reason)
+    run(tracker, frame(0.5))
+    tracker.localizer.confirms, tracker.localizer.accepts, tracker.localizer.reasons = True, True, ()
+    again, after = run(tracker, frame(0.6), frame(0.7))
+    assert (again is not None) == expected and after is not None
+
+
+@pytest.mark.parametrize(('gain', 'expected'), [(1.005, True), (1.3, False)])
+@pytest.mark.parametrize('told', [False, True])
+def test_by_another_lens_a_frame_is_searched(gain: float, expected: bool, told: bool) -> None:
+    tracker = Tracker(Scribe())
+    run(tracker, frame(1.0), frame(1.1))
+    if told:
+        tracker.expect(np.eye(4))
+    other = replace(frame(1.2), camera=replace(CAMERA, fx=gain * CAMERA.fx, fy=gain * CAMERA.fy))
+    assert (run(tracker, other)[0] is not None) == expected
+    assert run(tracker, replace(other, stamp_ns=1_300_000_000))[0] is not None
+
+
+def test_what_somebody_says_is_searched_next() -> None:
+    """A tracked frame is not asked everything, and no search was before this one."""
+    tracker = Tracker(Scribe())
+    tracker.expect(moved(2.0))
+    assert [guess is not None for guess in run(tracker, frame(1.0), frame(1.1), frame(1.2))] == [True, False, True]
+
+
 def test_forgetting_leads_to_a_search() -> None:
     tracker = Tracker(Scribe())
     run(tracker, frame(0.0), frame(0.1))
