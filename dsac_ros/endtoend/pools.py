@@ -42,7 +42,7 @@ class Pools:
 
 def solve_pools(cells: Correspondences, weights_BN: Tensor, draws_BPK3: Tensor, map_from_camera_B44: Tensor,
                 options: EstimatorOptions, cut_off: float = 100.0, most: int = SCORED_NEXT) -> Pools:
-    """Draw, solve and score as the localizer does with cells, and refine as it does with depth, without towards `narrowed`; with gradients.
+    """Draw, solve and score as the localizer does with cells, and refine as it does where there is depth; else as `narrowed` says.
 
     Args:
         cells: with noise as stated; in a graph by points_BN3 and, with depth, scales_BN (without it they have no part; ransac.cells).
