@@ -1,6 +1,6 @@
 """Whether a map knows how wrong it is: stated scale of its cells against their errors, and the covariance of its poses against theirs.
 
-    python -m benchmarks.uncertainty kitchen.dsacmap $D/kitchen --split val_far --out uncertainty
+    python -m benchmarks.uncertainty kitchen.dsacmap $D/kitchen --split val_near val_far --out uncertainty
 
 Writes FOLDER/uncertainty.md and .png. Cells need depth, which says where they really are; poses only their reference.
 """
@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -77,22 +78,23 @@ def cell_table(cells: Cells) -> str:
     return '\n'.join(lines)
 
 
-def pose_squares(map_path: Path, source: ThinnedSource, query: str) -> np.ndarray:
+def pose_squares(map_path: Path, sources: Iterable[ThinnedSource], query: str) -> np.ndarray:
     """(answers,): squared errors of the accepted poses over their covariance."""
     modality, settings = QUERIES[query]
     groups = build_groups(LOCALIZER_GROUPS, settings)
     localizer = Localizer.from_map(map_path, 'cpu', groups['estimator'], groups['integrity'])
-    found = [nees(result) for result in replay_offline(localizer, source, modality) if result.answered]
+    found = [nees(result) for source in sources for result in replay_offline(localizer, source, modality) if result.answered]
     return np.array([value for value in found if value is not None])
 
 
 def pose_table(squares: dict[str, np.ndarray]) -> str:
     lines = ['| query | answers | ' + ' | '.join(f'within {100 * level:.0f} %' for level in LEVELS)
-             + ' | variance found / stated, by the median |', '|---' * (3 + len(LEVELS)) + '|']
+             + ' | variance found / stated, by the median | NEES over 6, mean |', '|---' * (4 + len(LEVELS)) + '|']
     for query, found in squares.items():
         if len(found):
             shares = [f'{100 * (found <= POSE_ERROR.ppf(level)).mean():.0f}' for level in LEVELS]
-            lines.append(f'| {query} | {len(found)} | {" | ".join(shares)} | {np.median(found) / POSE_ERROR.median():.2f} |')
+            lines.append(f'| {query} | {len(found)} | {" | ".join(shares)} | {np.median(found) / POSE_ERROR.median():.2f} | '
+                         f'{found.mean() / 6:.2f} |')
     return '\n'.join(lines)
 
 
@@ -125,11 +127,11 @@ def plot(path: Path, title: str, cells: Cells | None, squares: dict[str, np.ndar
     figure.savefig(path, dpi=110)
 
 
-def measure(map_path: Path, source: ThinnedSource, has_depth: bool, title: str, out: Path) -> str:
+def measure(map_path: Path, sources: Sequence[ThinnedSource], has_depth: bool, title: str, out: Path) -> str:
     """Write the two files to the folder `out`; returns the text of the tables."""
-    cells = cell_errors(Predictor(map_path), source) if has_depth else None
+    cells = cell_errors(Predictor(map_path), chain.from_iterable(sources)) if has_depth else None
     queries: Sequence[str] = [query for query, (modality, _) in QUERIES.items() if has_depth or modality == 'rgb']
-    squares = {query: pose_squares(map_path, source, query) for query in queries}
+    squares = {query: pose_squares(map_path, sources, query) for query in queries}
     tables = [f'{title}', pose_table(squares)] if cells is None else [f'{title}', cell_table(cells), pose_table(squares)]
     text = '\n\n'.join(tables) + '\n'
     out.mkdir(parents=True, exist_ok=True)
@@ -142,15 +144,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m benchmarks.uncertainty', description=__doc__.splitlines()[0])
     parser.add_argument('map', type=Path)
     parser.add_argument('source', type=Path, help='a bag or a data folder with reference poses')
-    parser.add_argument('--split', help='part of a data folder')
+    parser.add_argument('--split', nargs='+', default=[None], help='parts of a data folder, taken together')
     parser.add_argument('--every', type=int, default=1, help='take every N-th frame')
     parser.add_argument('--out', type=Path, required=True, metavar='FOLDER')
     options = parser.parse_args(arguments)
     try:
-        source = ThinnedSource(open_source(options.source, options.split, require_poses=True), options.every)
-        has_depth = any(frame.depth is not None for frame in source)
-        title = f'{options.map.stem}, {options.source.name} {options.split or ""}'.rstrip()
-        print(measure(options.map, source, has_depth, title, options.out))
+        sources = [ThinnedSource(open_source(options.source, split, require_poses=True), options.every) for split in options.split]
+        has_depth = any(frame.depth is not None for frame in chain.from_iterable(sources))
+        title = ' '.join([f'{options.map.stem}, {options.source.name}', *filter(None, options.split)])
+        print(measure(options.map, sources, has_depth, title, options.out))
     except DsacError as error:
         print(f'uncertainty: {error}', file=sys.stderr)
         return 1

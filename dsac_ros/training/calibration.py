@@ -1,6 +1,7 @@
 """How far the inverse Hessian understates the error of a finished map: measured on frames that the head never saw."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -24,15 +25,19 @@ MIN_FACTOR, MAX_FACTOR = 1e-6, 1e8
 
 
 def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], frame_id: str, centre: list[float], extent: list[float],
-              device: torch.device, with_depth: bool, budget: Budget) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+              device: torch.device, with_depth: bool, budget: Budget,
+              known: Mapping[str, float] = {}) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Factors on the covariance by what the pose comes from (rgb, rgbd, landmarks), and the errors of the map, on held-out frames.
 
     The factor is the larger of what the median and what the 90 % quantile of the squared Mahalanobis error ask for (chi-square, six
     degrees of freedom), so that neither the bulk nor the tail is understated. Once the budget is over MIN_FRAMES have to do.
+
+    Args:
+        known: factors that something else tells better (training.stretches).
     """
     factors, errors = dict.fromkeys(COVARIANCE_KEYS, FALLBACK_FACTOR), {}
     if landmarks is not None:
-        # Held-out frames lie between frames of the same part of the recording, and are turned as those are.
+        # Held-out frames lie between frames of the same stretch, and are turned as those are.
         landmarks = replace(landmarks, common_shift=0.0)
     entry = ExpertEntry('room', '', '', centre, extent, dict.fromkeys(COVARIANCE_KEYS, 1.0))
     bundle = MapBundle(frame_id, entry, expert, landmarks)
@@ -58,7 +63,7 @@ def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], 
             factors[key] = float(factor) if MIN_FACTOR < factor < MAX_FACTOR else MIN_FACTOR if factor <= MIN_FACTOR else MAX_FACTOR
             errors[key] = {'frames': len(squares), 'median_translation_m': round(float(np.median(metres)), 4),
                            'median_rotation_deg': round(float(np.median(degrees)), 3)}
-    return factors, errors
+    return factors | known, errors
 
 
 def pose_error(estimate: np.ndarray, reference: np.ndarray) -> np.ndarray:

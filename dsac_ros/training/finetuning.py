@@ -109,10 +109,10 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
     state.best.eval().requires_grad_(False)
     write_log(checkpoint.parent, state.log)
     watch(progress_of(state, 'calibrate'))
+    untouched = ['landmarks'] + ['rgbd'] * options.rgb_only  # what was not trained for was not looked at either
     factors, errors = calibrate(state.best, bundle.landmarks, held_out, bundle.frame_id, bundle.entry.centre, bundle.entry.extent, where,
-                                not options.rgb_only, Budget(60 * options.minutes * CALIBRATION_SHARE, clock))
-    if options.rgb_only:  # what was not trained for was not looked at either
-        factors['rgbd'] = bundle.covariance_factors['rgbd']
+                                not options.rgb_only, Budget(60 * options.minutes * CALIBRATION_SHARE, clock),
+                                {key: bundle.covariance_factors[key] for key in untouched})
     record = {**bundle.training, 'finetuned': {
         'from': str(map_path), 'expert_sha256': bundle.entry.sha256, 'sources': [str(getattr(s, 'path', 'frames')) for s in sources],
         'options': asdict(options), 'processes': team.size, 'steps': state.step, 'best_step': state.best_step,

@@ -36,6 +36,7 @@ from dsac_ros.training.buffer import Buffer, Targets, depth_targets, fill, usabl
 from dsac_ros.training.calibration import calibrate
 from dsac_ros.training.head import Head, train_head
 from dsac_ros.training.merging import merge
+from dsac_ros.training.stretches import trust_between_stretches
 from dsac_ros.training.triangulation import triangulate_frames, triangulated_targets
 
 HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
@@ -65,14 +66,18 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     encoding_seconds = options.encoding_share * budget.left()
     frames, augmented = usable_views(training, encoder, where, budget.part(encoding_seconds), options.augmented)
     targets: Targets = depth_targets
-    landmarks, triangulated = None, 0
+    landmarks, triangulated, known = None, 0, {}
     if options.landmarks or options.rgb_only:
         found = triangulate_frames(frames, not options.rgb_only, budget, quiet, TRIANGULATION_SHARE)
         triangulated = len(found)
         watch.lap('triangulate')
-        found, landmarks = merge(found, frames, options.landmarks, rng)
+        merged, landmarks = merge(found, frames, options.landmarks, rng)
         watch.lap('merge')
-        targets = triangulated_targets(found) if options.rgb_only else depth_targets
+        targets = triangulated_targets(merged) if options.rgb_only else depth_targets
+        trust = None if landmarks is None else trust_between_stretches(found, frames, options.landmarks, rng, where)
+        watch.lap('compare stretches')
+        if trust is not None:
+            landmarks, known = replace(landmarks, common_shift=trust.common_shift), {'landmarks': trust.factor}
     with progress_bar('encode', len(frames) * (1 + augmented), quiet) as progress:
         buffer = fill(frames, encoder, targets, not options.rgb_only, options.capacity, augmented, rng, where,
                       budget.part(encoding_seconds), progress.update)
@@ -87,7 +92,7 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         low, high = np.quantile(points, [0.01, 0.99], axis=0)
         centre, extent = ((low + high) / 2).tolist(), (high - low).tolist()
         factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only,
-                                    budget.part(0.0) if stopped() else budget)
+                                    budget.part(0.0) if stopped() else budget, known)
         watch.lap('calibrate')
         counts = {'frames': len(frames), 'frames_given': len(training), 'held_out_frames': len(held_out), 'triangulated': triangulated}
         record = describe(options, head, buffer, landmarks, left_out, errors, counts, budget.spent(), watch, where)

@@ -5,7 +5,7 @@ they are, sightings of a few well-seen corners fill the map and are most of what
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,39 +24,31 @@ SAME_LOOK_LOG_RATIO = 0.35  # and distances this alike
 ALONG = 0.03  # noise of a sighting along its ray, of the distance
 OUTLIER_PX = 1.5  # distance from a ray at which its weight is halved
 ITERATIONS = 3
-APART = 0.2  # share of the recording that lies between a frame and those that it is compared with
-COMPARED, MIN_SHARED = 100, 20  # frames that are, and points that they have to share
 TYPICAL_SHARE = 0.1  # of the sightings that most keypoints have: a point with fewer is likelier a wrong match than a rare view
 
 
 @dataclass(frozen=True)
 class Sightings:
-    """Of S keypoints: points_S3 [m, map], centres_S3 of their cameras, unit rays_S3 (map axes), descriptors_SD, focal_S [px], and
-    frames_S that they are in."""
+    """Of S keypoints: points_S3 [m, map], centres_S3 of their cameras, unit rays_S3 (map axes), descriptors_SD, focal_S [px]."""
 
     points_S3: np.ndarray
     centres_S3: np.ndarray
     rays_S3: np.ndarray
     descriptors_SD: np.ndarray
     focal_S: np.ndarray
-    frames_S: np.ndarray
-
-    def only(self, chosen_S: np.ndarray) -> Sightings:
-        return Sightings(*(getattr(self, f.name)[chosen_S] for f in fields(self)))
 
 
 def sightings(found: dict[int, FramePoints], frames: list[Frame]) -> Sightings:
     """The points of all frames, in the order of `found`."""
-    centres, rays, focal, owners = [], [], [], []
+    centres, rays, focal = [], [], []
     for index, points in found.items():
         frame, count = frames[index], len(points.pixels_M2)
         directions = homogeneous(normalised(frame.camera, points.pixels_M2)) @ frame.map_from_camera[:3, :3].T
         centres.append(np.repeat(frame.map_from_camera[None, :3, 3], count, 0))
         rays.append(directions / np.linalg.norm(directions, axis=1, keepdims=True))
         focal.append(np.full(count, frame.camera.fx))
-        owners.append(np.full(count, index))
     return Sightings(np.concatenate([p.points_M3 for p in found.values()]), np.concatenate(centres), np.concatenate(rays),
-                     np.concatenate([p.descriptors_MD for p in found.values()]), np.concatenate(focal), np.concatenate(owners))
+                     np.concatenate([p.descriptors_MD for p in found.values()]), np.concatenate(focal))
 
 
 def merge(found: dict[int, FramePoints], frames: list[Frame], most: int,
@@ -81,7 +73,7 @@ def merge(found: dict[int, FramePoints], frames: list[Frame], most: int,
     if not len(kept):
         return replaced(found, frames, moved_S3), None
     landmarks = Landmarks.compressed(*(torch.from_numpy(a).float() for a in (points_K3[point_of_L[kept]], views_L3, words_LD)))
-    return replaced(found, frames, moved_S3), replace(landmarks, common_shift=common_shift(seen, labels_S))
+    return replaced(found, frames, moved_S3), landmarks
 
 
 def same_point(seen: Sightings) -> np.ndarray:
@@ -120,31 +112,6 @@ def meeting_points(seen: Sightings, labels_S: np.ndarray) -> np.ndarray:
         across_S = np.linalg.norm(offset_S3 - ahead_S[:, None] * seen.rays_S3, axis=1)
         weights_S = 1 / (1 + (across_S / distance_S * seen.focal_S / OUTLIER_PX) ** 2)
     return points_K3
-
-
-def common_shift(seen: Sightings, labels_S: np.ndarray) -> float:
-    """Standard deviation [rad] about an axis of what whole frames are turned by against points that other parts of the recording made; 0
-    where no two parts saw the same.
-
-    Poses that are given for a recording disagree between its parts, and neighbours err alike: a pose by landmarks of another part is off
-    by so much, however many landmarks agree on it.
-    """
-    frames = np.unique(seen.frames_S)
-    apart = APART * (frames[-1] - frames[0])
-    squares = []
-    for frame in frames[::-(-len(frames) // COMPARED)]:
-        own_S = seen.frames_S == frame
-        others_S = (np.abs(seen.frames_S - frame) > apart) & np.isin(labels_S, labels_S[own_S])
-        shared_S = own_S & np.isin(labels_S, labels_S[others_S])
-        if shared_S.sum() >= MIN_SHARED:
-            names, labels = np.unique(labels_S[others_S], return_inverse=True)
-            points_K3 = meeting_points(seen.only(others_S), labels)
-            offset_M3 = points_K3[np.searchsorted(names, labels_S[shared_S])] - seen.centres_S3[shared_S]
-            rays_M3 = seen.rays_S3[shared_S]
-            across_M3 = offset_M3 / (offset_M3 * rays_M3).sum(1, keepdims=True) - rays_M3
-            squares.append((np.median(across_M3, 0) ** 2).sum())
-    # A frame whose points were taken for others must not speak for all: by the median, which is 2 ln 2 for two axes of deviation 1.
-    return float(np.sqrt(np.median(squares) / (2 * np.log(2)))) if squares else 0.0
 
 
 def same_look(descriptors_SD: np.ndarray, views_S3: np.ndarray, labels_S: np.ndarray) -> np.ndarray:

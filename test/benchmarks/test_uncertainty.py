@@ -77,17 +77,19 @@ def test_cells_need_depth() -> None:
 def test_poses_are_counted_as_in_an_evaluation(tmp_path: Path) -> None:
     path = scenery.saved_map(tmp_path / 'room.dsacmap', list(scenery.walk()[::2]))
     source = ThinnedSource(Frames(scenery.walk()[1::2]), 3)
-    squares = pose_squares(path, source, 'RGB')
+    squares = pose_squares(path, [source], 'RGB')
+    np.testing.assert_array_equal(pose_squares(path, [source, source], 'RGB'), np.tile(squares, 2))
     summary = summarise_poses(replay_offline(Localizer.from_map(path, 'cpu'), source, 'rgb'))
     row = pose_table({'RGB': squares, 'none': np.zeros(0)}).splitlines()[2:]
     shares = [f'{100 * summary[f"coverage_{percent}"]:.0f}' for percent in (50, 90, 99)]
-    assert row == [f'| RGB | {summary["nees_frames"]} | {" | ".join(shares)} | {summary["nees_median"] / 5.348:.2f} |']
+    assert row == [f'| RGB | {summary["nees_frames"]} | {" | ".join(shares)} | {summary["nees_median"] / 5.348:.2f} | '
+                   f'{summary["nees_mean"] / 6:.2f} |']
 
 
 def test_poses_as_uncertain_as_stated() -> None:
     squares = 1.5 * np.random.default_rng(0).chisquare(6, 50_000)
     assert pose_table({'x': squares / 1.5, 'y': squares}).splitlines()[2:] == [
-        '| x | 50000 | 50 | 90 | 99 | 1.00 |', f'| y | 50000 | {" | ".join(narrow(squares))} | 1.50 |']
+        '| x | 50000 | 50 | 90 | 99 | 1.00 | 1.00 |', f'| y | 50000 | {" | ".join(narrow(squares))} | 1.50 | 1.50 |']
 
 
 def narrow(squares: np.ndarray) -> list[str]:
@@ -104,7 +106,7 @@ class Frames(list):
 @pytest.mark.parametrize('has_depth', [True, False])
 def test_table_and_plot_are_written(tmp_path: Path, has_depth: bool) -> None:
     path = scenery.saved_map(tmp_path / 'room.dsacmap', list(scenery.walk()[::2]))
-    text = measure(path, ThinnedSource(Frames(scenery.walk()[1::8])), has_depth, 'room, walk', tmp_path / 'out')
+    text = measure(path, [ThinnedSource(Frames(scenery.walk()[1::8]))], has_depth, 'room, walk', tmp_path / 'out')
     assert (tmp_path / 'out' / 'uncertainty.md').read_text() == text and text.startswith('room, walk')
     assert ('tenth 10' in text) == has_depth == ('| RGB-D |' in text) and '| RGB | 3 |' in text
     picture = cv2.imread(str(tmp_path / 'out' / 'uncertainty.png'))

@@ -89,6 +89,12 @@ def test_too_few_frames_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert factors == dict.fromkeys(COVARIANCE_KEYS, FALLBACK_FACTOR) and errors == {}
 
 
+def test_a_factor_that_is_known_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, 'Localizer', lambda *_: SimpleNamespace(localize=None))
+    factors, _ = calibrate(None, None, [], 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), False, Budget(math.inf), {'landmarks': 2.5})
+    assert factors == {'rgb': FALLBACK_FACTOR, 'rgbd': FALLBACK_FACTOR, 'landmarks': 2.5}
+
+
 def test_without_depth_only_rgb_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     factors, errors = calibrated(monkeypatch, 50, 1.0, with_depth=False)
     assert set(errors) == {'rgb'} and factors['rgbd'] == FALLBACK_FACTOR and factors['rgb'] != FALLBACK_FACTOR

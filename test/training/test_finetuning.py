@@ -23,7 +23,7 @@ from dsac_ros.endtoend.pools import solve_pools
 from dsac_ros.errors import DataError, Interrupted, MapError
 from dsac_ros.maps.bundle import MapBundle, load_map, save_map
 from dsac_ros.maps.editing import problems
-from dsac_ros.maps.manifest import read_manifest
+from dsac_ros.maps.manifest import COVARIANCE_KEYS, read_manifest
 from dsac_ros.maps.site import open_site
 from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.networks.expert import Expert
@@ -111,7 +111,9 @@ def test_the_result_says_what_it_was_made_from_and_the_first_map_stays(tmp_path:
     assert record['from'] == str(path) and record['expert_sha256'] == start.entry.sha256 and record['sources'] == ['the-bag']
     assert record['steps'] == 6 and record['options']['batch'] == 2 and bundle.training['steps'] == rooms.TINY['steps']
     assert bundle.frame_id == start.frame_id and bundle.entry.centre == start.entry.centre and set(record['held_out']) >= {'rgb'}
-    assert bundle.covariance_factors['rgbd'] == start.covariance_factors['rgbd']  # it was not trained for depth
+    # It was not trained for depth, and landmarks are not trained at all.
+    assert [bundle.covariance_factors[key] == start.covariance_factors[key] for key in COVARIANCE_KEYS] == [False, True, True]
+    assert bundle.landmarks.common_shift == start.landmarks.common_shift
     assert {file: file.read_bytes() for file in path.rglob('*') if file.is_file()} == before
     assert not (tmp_path / 'm.dsacmap.finetuning' / CHECKPOINT).exists()
 

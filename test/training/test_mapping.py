@@ -19,6 +19,7 @@ from dsac_ros.maps.bundle import load_map
 from dsac_ros.records import Frame
 from dsac_ros.training import calibration, mapping
 from dsac_ros.training.mapping import map_source, read_frames, stop_on_interrupt
+from dsac_ros.training.stretches import Trust
 
 QUICK = MappingOptions(**{**rooms.TINY, 'steps': 20})
 
@@ -34,7 +35,7 @@ def test_the_map_says_how_it_was_made() -> None:
     assert record == made.training and loaded.frame_id == 'map' and loaded.entry.name == 'tiny'
     assert record['steps'] == rooms.TINY['steps'] and not record['interrupted'] and record['left_out'] == {}
     assert record['frames'] + record['held_out_frames'] == rooms.FRAMES and record['samples'] > 20_000
-    assert list(record['stage_seconds']) == ['read', 'triangulate', 'merge', 'encode', 'train', 'calibrate']
+    assert list(record['stage_seconds']) == ['read', 'triangulate', 'merge', 'compare stretches', 'encode', 'train', 'calibrate']
     assert sum(record['stage_seconds'].values()) == pytest.approx(record['seconds'], abs=1.0)
     assert record['median_coordinate_error_m'] < 0.15 and record['options']['width'] == rooms.TINY['width']
     # centre and extent: what the camera saw, inside of the room
@@ -43,6 +44,18 @@ def test_the_map_says_how_it_was_made() -> None:
     low, high = centre - half, centre + half
     np.testing.assert_allclose(low, np.quantile(points, 0.01, axis=0), atol=0.3)
     np.testing.assert_allclose(high, np.quantile(points, 0.99, axis=0), atol=0.3)
+
+
+@pytest.mark.parametrize('trust', [Trust(3.25, 0.0015), None])
+def test_what_stretches_say_of_each_other_is_in_the_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: Trust | None) -> None:
+    monkeypatch.setattr(mapping, 'trust_between_stretches', lambda *_: trust)
+    made = map_source(rooms.ListSource(frames()), tmp_path / 'm.dsacmap', QUICK, 'cpu', quiet=True)
+    factor, shift = made.covariance_factors['landmarks'], made.landmarks.common_shift
+    if trust is None:  # the held-out frames have to do
+        assert factor not in (3.25, 1.0) and shift == 0
+    else:
+        assert (factor, shift) == (3.25, 0.0015)
+    assert load_map(tmp_path / 'm.dsacmap').covariance_factors['landmarks'] == factor
 
 
 def seen_points(frame: Frame) -> np.ndarray:

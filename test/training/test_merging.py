@@ -6,13 +6,12 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from dsac_ros.data.synthetic import SensorOptions, SyntheticSource
 from dsac_ros.landmarks.keypoints import DIMENSIONS
 from dsac_ros.records import Camera, Frame
 from dsac_ros.training.budget import Budget
-from dsac_ros.training.merging import common_shift, meeting_points, merge, same_look, same_point, sightings, sums
+from dsac_ros.training.merging import meeting_points, merge, same_look, same_point, sightings, sums
 from dsac_ros.training.triangulation import FramePoints, triangulate_frames
 
 CAMERA = Camera(640, 480, 500.0, 510.0, 320.0, 240.0)
@@ -137,45 +136,6 @@ def test_most_is_a_limit_and_nothing_found_is_no_landmark() -> None:
     assert landmarks.points_L3.shape == landmarks.views_L3.shape == (7, 3) and len(landmarks.descriptors_LC) == 7
     assert merge(found, frames, 0, np.random.default_rng(0))[1] is None
     assert merge({}, frames, 7, np.random.default_rng(0)) == ({}, None)
-
-
-def turned(turns: list[np.ndarray]) -> tuple[dict[int, FramePoints], list[Frame]]:
-    """views() with the pose of each frame turned by a rotation vector, and the points that it triangulates with it."""
-    found, frames = views(count=len(turns), pixel=0.2, along=0.001, step=0.004)
-    for index, turn in enumerate(turns):
-        pose = frames[index].map_from_camera.copy()
-        pose[:3, :3] = Rotation.from_rotvec(turn).as_matrix()
-        moved = (found[index].points_M3 - pose[:3, 3]) @ pose[:3, :3].T + pose[:3, 3]
-        frames[index], found[index] = replace(frames[index], map_from_camera=pose), replace(found[index], points_M3=moved)
-    return found, frames
-
-
-@pytest.mark.parametrize('shift', [0.0, 2e-3, 6e-3])
-def test_parts_of_a_recording_that_disagree_are_found_out(shift: float) -> None:
-    """Twenty parts of six frames, each with all of its poses turned by one draw of `shift` about each axis."""
-    draws = shift * np.random.default_rng(1).normal(size=(20, 3))
-    found, frames = turned(list(np.repeat(draws, 6, 0)))
-    measured = common_shift(sightings(found, frames), np.tile(np.arange(len(TRUTH_K3)), len(frames)))
-    # 0.2 px of 500 in the median of 40 points leave 0.1 mrad; twenty parts give a deviation to a sixth.
-    assert measured == pytest.approx(shift, rel=0.4, abs=2e-4)
-    assert merge(found, frames, 1000, np.random.default_rng(0))[1].common_shift == pytest.approx(measured, rel=0.4, abs=2e-4)
-
-
-def test_neighbours_do_not_vouch_for_each_other() -> None:
-    """Two halves, a milliradian apart about one axis: a frame is off by the share that the other half has in the frames far from it."""
-    half, apart = np.arange(120) < 60, np.abs(np.arange(120)[:, None] - np.arange(120)) > 0.2 * 119
-    found, frames = turned([np.array([1e-3 * first, 0, 0]) for first in half])  # across the baseline, so that no depth explains it
-    shares = [(half[far] != own).mean() for far, own in zip(apart, half)]
-    expected = 1e-3 * np.median(shares) / np.sqrt(2 * np.log(2))  # the deviation whose median length in two dimensions this is
-    measured = common_shift(sightings(found, frames), np.tile(np.arange(len(TRUTH_K3)), len(frames)))
-    assert measured == pytest.approx(expected, rel=0.08)
-
-
-def test_frames_that_share_nothing_with_other_parts_say_nothing() -> None:
-    found, frames = views(count=12)
-    apart = {index: points for index, points in found.items() if index < 2}
-    seen = sightings(apart, frames)
-    assert common_shift(seen, np.arange(len(seen.frames_S))) == 0.0
 
 
 def test_sums_are_by_label() -> None:
