@@ -18,8 +18,8 @@ from dsac_ros.errors import ConfigError, DsacError
 from dsac_ros.evaluation.metrics import pose_error
 from dsac_ros.evaluation.replay import ThinnedSource
 from dsac_ros.exposure import brightened
-from dsac_ros.landmarks.positioning import look
-from dsac_ros.localizer import NEAR_PX, Localizer
+from dsac_ros.landmarks.positioning import NEAR_PX, look
+from dsac_ros.localizer import Localizer
 from dsac_ros.records import Frame
 
 

@@ -18,7 +18,7 @@ from dsac_ros.config import EstimatorOptions, GatingOptions, IntegrityOptions
 from dsac_ros.errors import ConfigError, MapError
 from dsac_ros.exposure import brightened
 from dsac_ros.geometry import se3
-from dsac_ros.landmarks.positioning import ByLandmarks, Sight, View, look
+from dsac_ros.landmarks.positioning import NEAR_PX, ByLandmarks, Sight, View, look
 from dsac_ros.maps.bundle import MapBundle
 from dsac_ros.maps.choice import Attempt, Choice, SubMap
 from dsac_ros.maps.site import Site, open_site, site_of
@@ -36,7 +36,6 @@ from dsac_ros.records import Camera, Estimate, Frame, Guess
 from dsac_ros.stopwatch import Stopwatch
 from dsac_ros.tracking.integrity import judge, judge_place
 
-NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
 MIN_ANYWHERE = 10.0  # inliers among the matches to anywhere, from which on their pose is the better start
 MIN_DEPTH_CELLS = 30  # fewer cells with depth than this: the frame is solved as RGB
 MATCHED_EXPERTS = 2  # sub-maps whose landmarks are looked at in one frame
@@ -185,7 +184,8 @@ class Localizer:
         tried: set[int] = set()
         while parts and len(found) < self.choice.options.searches:
             answer = self._search(search, parts, expected, watch)
-            if answer.verdict.accepted:
+            # Where landmarks agree on all but the focal length the place is found, and no other would agree on more.
+            if answer.verdict.accepted or answer.verdict.reasons == ('focal_length',):
                 return answer
             found.append((answer, self.seen))
             tried.update(parts)

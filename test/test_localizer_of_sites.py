@@ -108,6 +108,15 @@ def test_a_frame_that_is_refused_is_looked_for_in_the_others_too() -> None:
     assert second.map_from_camera.tobytes() == first.map_from_camera.tobytes()
 
 
+def test_another_lens_is_not_looked_for_in_other_rooms() -> None:
+    """All agrees but the focal length: the other sub-map is neither read nor asked."""
+    for frame in rooms.tiny_frames(1)[::12]:
+        made = told(0.6, 0.3, 0.1, gating=GatingOptions(searches=2, most_experts=1, parts=4))
+        longer = replace(frame.camera, fx=1.3 * frame.camera.fx, fy=1.3 * frame.camera.fy)
+        estimate = made.localize(replace(frame, camera=longer), 'rgb')
+        assert estimate.expert == 'tiny' and estimate.verdict.reasons == ('focal_length',) and not made.choice.sub_maps.ready(1)
+
+
 def test_what_has_hardly_a_chance_is_not_searched() -> None:
     choice = told(0.01, 0.97, 0.02).choice
     assert choice.others(np.array([0.01, 0.97, 0.02]), {1}) == {} and choice.others(np.array([0.1, 0.0, 0.9]), {0, 1}) == {}

@@ -21,6 +21,7 @@ from dsac_ros.records import Frame
 MATCH_RATIO = 0.92  # of descriptor distances
 WIDENING = 30.0  # of the noise at the start: some decimetres off, and ratio-tested matches are mostly right
 NARROWING = 0.5  # of the noise at the end: most inliers are better than what tells them from outliers
+NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
 LOOKED_AROUND = 300  # keypoints for that: more of them take longer and find out no more
 LEAST_MEASURED = 8  # inliers with a measured depth, from which on their median says something
 

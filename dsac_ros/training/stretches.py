@@ -14,17 +14,17 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from dsac_ros.config import EstimatorOptions
-from dsac_ros.landmarks.positioning import Positioning, look
+from dsac_ros.landmarks.positioning import NEAR_PX, Positioning, look
 from dsac_ros.records import Frame
+from dsac_ros.training.calibration import MAX_FACTOR, MIN_FACTOR, MIN_FRAMES
 from dsac_ros.training.merging import merge
 from dsac_ros.training.triangulation import FramePoints
 
 STRETCHES = 5
 LEAST_STRETCHES = 3  # that the others know well enough to say anything
-FRAMES = 12  # of each: neighbours err alike, so that more of them tell little more
-MIN_FRAMES = 8  # in all
+FRAMES = 12  # of each, MIN_FRAMES in all: neighbours err alike, so that more of them tell little more
 GAP = 5  # frames before and after a stretch that say nothing of it, being much the same
-RADIUS_PX = 16.0  # of the search for landmarks around the reference pose, in an image 480 pixels high
+FACTORS, SQUARES = (MIN_FACTOR, MAX_FACTOR), (1e-16, 1.0)  # what is looked among; squares of the shift
 STARTS = ((1.0, 1e-3), (0.1, 1e-5), (10.0, 1e-4))  # factors and common shifts [rad] that the search for the likeliest begins with
 
 
@@ -58,7 +58,8 @@ def trust_between_stretches(found: dict[int, FramePoints], frames: list[Frame], 
 
 def localised_by_others(part: Sequence[int], found: dict[int, FramePoints], frames: list[Frame], most: int, rng: np.random.Generator,
                         device: torch.device) -> list[Sample]:
-    """Some of the frames of a stretch by the landmarks that the frames outside of it make."""
+    """Some of the frames of a stretch by the landmarks that the frames outside of it make, looked for as narrowly around the reference pose
+    as the localizer does around a pose by keypoints."""
     others = {index: points for index, points in found.items() if not part[0] - GAP <= index <= part[-1] + GAP}
     _, landmarks = merge(others, frames, most, rng)
     if landmarks is None:
@@ -67,7 +68,7 @@ def localised_by_others(part: Sequence[int], found: dict[int, FramePoints], fram
     for index in part[::-(-len(part) // FRAMES)]:
         truth_44 = frames[index].map_from_camera
         view = positioning.view(look(frames[index], device, with_depth=False))
-        near = positioning.near(view, torch.from_numpy(np.linalg.inv(truth_44)).to(device), RADIUS_PX * view.pixel)
+        near = positioning.near(view, torch.from_numpy(np.linalg.inv(truth_44)).to(device), NEAR_PX * view.pixel)
         if near.enough:
             off_44 = near.pose_44.cpu().numpy() @ truth_44
             error_6 = np.concatenate([Rotation.from_matrix(off_44[:3, :3]).as_rotvec(), off_44[:3, 3]])
@@ -93,6 +94,7 @@ def fitted(stretches: list[list[Sample]]) -> Trust | None:
         squares_N = (errors_N6 * np.linalg.solve(covariance_N66, errors_N6[..., None])[..., 0]).sum(1)
         return float((np.linalg.slogdet(covariance_N66)[1] + squares_N).mean())
 
-    found = [minimize(surprise, np.log([factor, shift ** 2]), method='Nelder-Mead') for factor, shift in STARTS]
+    found = [minimize(surprise, np.log([factor, shift ** 2]), method='Nelder-Mead', bounds=np.log([FACTORS, SQUARES]))
+             for factor, shift in STARTS]
     factor, square = np.exp(min(found, key=lambda result: result.fun).x)
     return Trust(float(factor), float(np.sqrt(square * len(stretches) / (len(stretches) - 2))))

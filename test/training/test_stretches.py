@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from dsac_ros.data.synthetic import SensorOptions, SyntheticSource
 from dsac_ros.records import Frame
 from dsac_ros.training.budget import Budget
+from dsac_ros.training.calibration import MIN_FACTOR
 from dsac_ros.training.stretches import Sample, Trust, fitted, trust_between_stretches
 from dsac_ros.training.triangulation import triangulate_frames
 
@@ -53,6 +54,11 @@ def test_too_few_say_nothing() -> None:
     assert fitted([samples(2, 1.0, np.zeros(3), rng) for _ in range(3)]) is None
     assert fitted([]) is None
     assert fitted([samples(3, 1.0, np.zeros(3), rng) for _ in range(3)]) is not None
+
+
+def test_errors_of_nothing_make_a_factor_that_a_map_can_hold() -> None:
+    exact = [[Sample(np.zeros(6), np.eye(6) * 1e6)] * 5 for _ in range(5)]
+    assert fitted(exact) == Trust(pytest.approx(MIN_FACTOR), pytest.approx(0, abs=1e-6))
 
 
 @lru_cache(maxsize=1)
