@@ -188,8 +188,8 @@ class GatingOptions(Options):
 
     most_experts: int = option(4, 'sub-maps that the hypotheses of a frame are shared out over, at the most', low=1, high=64)
     parts: int = option(8, 'equal parts of the hypotheses that are shared out; a sub-map that gets none is not run', low=1, high=64)
-    searches: int = option(3, 'how often a frame is looked for until it is accepted, each time in the most probable sub-maps that were '
-                              'not tried, as long as these have a chance', low=1, high=16)
+    searches: int = option(3, 'how often a frame is looked for until it is accepted, or refused for its focal length alone, '
+                              'each time in the most probable sub-maps that were not tried, as long as these have a chance', low=1, high=16)
     experts_in_memory: int = option(16, 'sub-maps kept in memory, the last used ones; about 10 MB each', low=4, high=10000)
     preload_distance: float = option(5.0, 'a sub-map whose mapped points are nearer than this to the last pose is read beforehand',
                                      unit='m', low=0.0, high=1e4)
@@ -306,7 +306,8 @@ class MappingOptions(Options):
     rgb_only: bool = option(False, 'map from images and poses alone, also where there is depth')
     seed: int = option(0, 'of everything that is drawn at random', low=0, high=2**31 - 1)
     max_frames: int = option(600, 'frames kept of a longer recording, evenly spread', low=10, high=100000)
-    held_out_share: float = option(0.06, 'share of the frames kept from training, to calibrate the covariance', low=0.01, high=0.5)
+    held_out_share: float = option(0.06, 'share of the frames kept from training, to calibrate the covariance of poses by cells',
+                                   low=0.01, high=0.5)
     encoding_share: float = option(0.25, 'largest share of the time that goes into encoding images', low=0.05, high=0.9)
     augmented: int = option(5, 'augmented views of every frame beside the frame itself, time allowing', low=0, high=20)
     capacity: int = option(900_000, 'samples in the buffer; 1.6 kB each', low=1000, high=10**8)

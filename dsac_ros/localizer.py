@@ -179,19 +179,23 @@ class Localizer:
         return self._searched(Search(frame, modality, grid, depth, features, last, sight, by_image_E1, gated_E1), parts, expected, watch)
 
     def _searched(self, search: Search, parts: dict[int, int], expected: Attempt | None, watch: Stopwatch) -> Estimate:
-        """The first answer that is accepted; else that of the most probable sub-maps, with what is known of all that were tried."""
+        """The first answer that is accepted, or refused for its lens alone; else that of the most probable sub-maps, with what is known of
+        all that were tried."""
         found: list[tuple[Estimate, Seen | None]] = []
         tried: set[int] = set()
         while parts and len(found) < self.choice.options.searches:
             answer = self._search(search, parts, expected, watch)
-            # Where landmarks agree on all but the focal length the place is found, and no other would agree on more.
-            if answer.verdict.accepted or answer.verdict.reasons == ('focal_length',):
+            if answer.verdict.accepted or self._of_another_lens(answer):
                 return answer
             found.append((answer, self.seen))
             tried.update(parts)
             parts = self.choice.others(search.posterior(), tried)
         last, (first, self.seen) = found[-1][0], found[0]
         return replace(first, posterior=last.posterior, stage_times_ms=last.stage_times_ms)
+
+    def _of_another_lens(self, answer: Estimate) -> bool:
+        """Whether the place is surely found, and only the focal length is another: no other sub-map would agree on more."""
+        return answer.verdict.reasons == ('focal_length',) and answer.landmarks >= self.integrity.sure_landmarks
 
     def _search(self, search: Search, parts: dict[int, int], expected: Attempt | None, watch: Stopwatch) -> Estimate:
         """The pose in the best of these sub-maps, each with its parts of the hypotheses."""

@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from dsac_ros.maps.editing import add_experts, merge_sites
 from dsac_ros.maps.site import open_site, site_of
 from dsac_ros.networks.encoder import CHANNELS
 from dsac_ros.networks.gating import Gating
-from dsac_ros.records import Estimate, Frame, Guess
+from dsac_ros.records import Estimate, Frame, Guess, Verdict
 from dsac_ros.tracking.tracker import Tracker
 
 sys.path.append(str(Path(__file__).parent))
@@ -108,13 +109,26 @@ def test_a_frame_that_is_refused_is_looked_for_in_the_others_too() -> None:
     assert second.map_from_camera.tobytes() == first.map_from_camera.tobytes()
 
 
-def test_another_lens_is_not_looked_for_in_other_rooms() -> None:
-    """All agrees but the focal length: the other sub-map is neither read nor asked."""
-    for frame in rooms.tiny_frames(1)[::12]:
-        made = told(0.6, 0.3, 0.1, gating=GatingOptions(searches=2, most_experts=1, parts=4))
-        longer = replace(frame.camera, fx=1.3 * frame.camera.fx, fy=1.3 * frame.camera.fy)
-        estimate = made.localize(replace(frame, camera=longer), 'rgb')
-        assert estimate.expert == 'tiny' and estimate.verdict.reasons == ('focal_length',) and not made.choice.sub_maps.ready(1)
+@pytest.mark.parametrize(('reasons', 'landmarks', 'searches'), [
+    (('focal_length',), 80.0, 1), (('focal_length',), 79.0, 2), (('focal_length', 'ambiguous'), 80.0, 2)])
+def test_another_lens_is_not_looked_for_in_other_rooms(reasons: tuple[str, ...], landmarks: float, searches: int) -> None:
+    """All agrees but the focal length, by many landmarks: the other sub-map is not asked. By few ones it is."""
+    made, asked = told(0.3, 0.6, 0.1, gating=GatingOptions(searches=2, most_experts=1, parts=4)), []
+    search = made._search
+
+    def refused(*arguments: Any) -> Estimate:
+        asked.append(1)
+        return replace(search(*arguments), verdict=Verdict(False, reasons), landmarks=landmarks)
+
+    made._search = refused
+    assert made.localize(rooms.tiny_frames(1)[12], 'rgb').verdict.reasons == reasons and len(asked) == searches
+
+
+def test_another_lens_is_named() -> None:
+    frame = rooms.tiny_frames(1)[12]
+    longer = replace(frame.camera, fx=1.3 * frame.camera.fx, fy=1.3 * frame.camera.fy)
+    estimate = told(0.6, 0.3, 0.1).localize(replace(frame, camera=longer), 'rgb')
+    assert estimate.expert == 'tiny' and 'focal_length' in estimate.verdict.reasons
 
 
 def test_what_has_hardly_a_chance_is_not_searched() -> None:

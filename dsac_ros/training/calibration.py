@@ -18,7 +18,8 @@ from dsac_ros.networks.expert import Expert
 from dsac_ros.records import Frame
 from dsac_ros.training.budget import Budget
 
-FALLBACK_FACTOR = 100.0  # where no frame could be held out: neighbouring cells share most of their receptive field
+# Where no frame could be held out: neighbouring cells share most of their receptive field, landmarks but the errors of the reference poses.
+FALLBACK_FACTORS = {'rgb': 100.0, 'rgbd': 100.0, 'landmarks': 10.0}
 QUANTILES = (0.5, 0.9)
 MIN_FRAMES = 8
 MIN_FACTOR, MAX_FACTOR = 1e-6, 1e8
@@ -35,7 +36,7 @@ def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], 
     Args:
         known: factors that something else tells better (training.stretches).
     """
-    factors, errors = dict.fromkeys(COVARIANCE_KEYS, FALLBACK_FACTOR), {}
+    factors, errors = dict(FALLBACK_FACTORS), {}
     if landmarks is not None:
         # Held-out frames lie between frames of the same stretch, and are turned as those are.
         landmarks = replace(landmarks, common_shift=0.0)

@@ -33,7 +33,7 @@ from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.networks.expert import Expert
 from dsac_ros.progress import progress_bar
 from dsac_ros.training.budget import Budget, Clock
-from dsac_ros.training.calibration import calibrate
+from dsac_ros.training.calibration import FALLBACK_FACTORS, calibrate
 from dsac_ros.training.episodes import Episodes, encode, frames_of, moved
 from dsac_ros.training.gating import train_gating
 from dsac_ros.training.head import one_cycle
@@ -54,7 +54,7 @@ MAX_GRADIENT = 1.0  # norm: a step is one of a few images, some of them hopeless
 def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, options: FinetuningOptions = FinetuningOptions(),
              device: str = 'auto', overwrite: bool = False, resume: bool = False, watch: Watch = unwatched,
              quiet: bool = False, clock: Clock = time.monotonic) -> MapBundle | None:
-    """Train the head of a map on the poses of the sources and write the best state, calibrated anew, to `out`.
+    """Train the head of a map on the poses of the sources and write the best state, its cells calibrated anew, to `out`.
 
     Of a map of several sub-maps that of options.expert is trained, on the frames that are nearest to it, and `out` is a map of all of them;
     with options.gating prototypes are trained after the head, on all frames. The folder OUT.finetuning holds the checkpoint while it lasts,
@@ -109,7 +109,8 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
     state.best.eval().requires_grad_(False)
     write_log(checkpoint.parent, state.log)
     watch(progress_of(state, 'calibrate'))
-    untouched = ['landmarks'] + ['rgbd'] * options.rgb_only  # what was not trained for was not looked at either
+    # What was not trained for was not looked at either; what was never measured may be now.
+    untouched = ['landmarks'] * (bundle.covariance_factors['landmarks'] != FALLBACK_FACTORS['landmarks']) + ['rgbd'] * options.rgb_only
     factors, errors = calibrate(state.best, bundle.landmarks, held_out, bundle.frame_id, bundle.entry.centre, bundle.entry.extent, where,
                                 not options.rgb_only, Budget(60 * options.minutes * CALIBRATION_SHARE, clock),
                                 {key: bundle.covariance_factors[key] for key in untouched})

@@ -41,6 +41,7 @@ from dsac_ros.training.triangulation import triangulate_frames, triangulated_tar
 
 HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
 MIN_FRAMES = 10
+COMPARISON_SHARE = 0.15  # of the time that is left when landmarks are made, at the most
 TRIANGULATION_SHARE = 0.35  # of the time that is left when keypoints are found, at the most
 
 
@@ -74,7 +75,8 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         merged, landmarks = merge(found, frames, options.landmarks, rng)
         watch.lap('merge')
         targets = triangulated_targets(merged) if options.rgb_only else depth_targets
-        trust = None if landmarks is None else trust_between_stretches(found, frames, options.landmarks, rng, where)
+        trust = None if landmarks is None else trust_between_stretches(found, frames, options.landmarks, rng, where,
+                                                                       budget.part(COMPARISON_SHARE * budget.left()))
         watch.lap('compare stretches')
         if trust is not None:
             landmarks, known = replace(landmarks, common_shift=trust.common_shift), {'landmarks': trust.factor}

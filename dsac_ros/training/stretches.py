@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from dsac_ros.config import EstimatorOptions
 from dsac_ros.landmarks.positioning import NEAR_PX, Positioning, look
 from dsac_ros.records import Frame
+from dsac_ros.training.budget import Budget
 from dsac_ros.training.calibration import MAX_FACTOR, MIN_FACTOR, MIN_FRAMES
 from dsac_ros.training.merging import merge
 from dsac_ros.training.triangulation import FramePoints
@@ -25,7 +26,7 @@ LEAST_STRETCHES = 3  # that the others know well enough to say anything
 FRAMES = 12  # of each, MIN_FRAMES in all: neighbours err alike, so that more of them tell little more
 GAP = 5  # frames before and after a stretch that say nothing of it, being much the same
 FACTORS, SQUARES = (MIN_FACTOR, MAX_FACTOR), (1e-16, 1.0)  # what is looked among; squares of the shift
-STARTS = ((1.0, 1e-3), (0.1, 1e-5), (10.0, 1e-4))  # factors and common shifts [rad] that the search for the likeliest begins with
+STARTS = ((2.0, 1e-3), (0.1, 1e-5), (10.0, 1e-4))  # factors and common shifts [rad] that the search for the likeliest begins with
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,19 @@ class Trust:
 
 
 def trust_between_stretches(found: dict[int, FramePoints], frames: list[Frame], most: int, rng: np.random.Generator,
-                            device: torch.device) -> Trust | None:
-    """What makes the poses of all stretches likeliest; None where others know too little of them.
+                            device: torch.device, budget: Budget) -> Trust | None:
+    """What makes the poses of all stretches likeliest, of those that the budget has time for; None where others know too little of them.
 
     Args:
-        found: of frames in the order of the recording, as triangulated. most: landmarks of a map.
+        found: of frames in the order of the recording, as triangulated: also with views of other stretches, which makes a stretch look
+            a little better known than it would be by the others alone. most: landmarks of a map.
     """
-    parts = [part for part in np.array_split(sorted(found), STRETCHES) if len(part)]
-    return fitted([samples for part in parts if (samples := localised_by_others(part, found, frames, most, rng, device))])
+    stretches = []
+    for part in np.array_split(sorted(found), STRETCHES):
+        samples = [] if budget.over() or not len(part) else localised_by_others(part, found, frames, most, rng, device)
+        if samples:
+            stretches.append(samples)
+    return fitted(stretches)
 
 
 def localised_by_others(part: Sequence[int], found: dict[int, FramePoints], frames: list[Frame], most: int, rng: np.random.Generator,
@@ -73,13 +79,13 @@ def localised_by_others(part: Sequence[int], found: dict[int, FramePoints], fram
             off_44 = near.pose_44.cpu().numpy() @ truth_44
             error_6 = np.concatenate([Rotation.from_matrix(off_44[:3, :3]).as_rotvec(), off_44[:3, 3]])
             samples.append(Sample(error_6, near.hessian_66.cpu().numpy()))
-    return samples
+    return [sample for sample in samples if np.isfinite(sample.error_6).all() and np.isfinite(sample.hessian_66).all()]
 
 
 def fitted(stretches: list[list[Sample]]) -> Trust | None:
     """The factor f and the shift s whose normal distribution of errors, of covariance f H^-1 and s^2 about each axis of the camera, is
-    likeliest; s^2 made larger by what is not known of a variance that so few stretches tell (the mean of F with n degrees of freedom is
-    n / (n - 2)). None where there are too few."""
+    likeliest; s^2 made larger, since so few stretches tell a variance poorly: by n / (n - 2) of n, the mean of F with one degree of freedom
+    each, which suits held-out frames (docs/mapping.md). None where there are too few."""
     samples = [sample for stretch in stretches for sample in stretch]
     if len(stretches) < LEAST_STRETCHES or len(samples) < MIN_FRAMES:
         return None

@@ -15,7 +15,7 @@ from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.maps.manifest import COVARIANCE_KEYS
 from dsac_ros.training import calibration
 from dsac_ros.training.budget import Budget
-from dsac_ros.training.calibration import FALLBACK_FACTOR, calibrate, pose_error
+from dsac_ros.training.calibration import FALLBACK_FACTORS, calibrate, pose_error
 
 
 def test_pose_error_is_about_the_axes_of_the_map() -> None:
@@ -86,18 +86,18 @@ def test_a_heavy_tail_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_few_frames_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     factors, errors = calibrated(monkeypatch, 3, 1.0)
-    assert factors == dict.fromkeys(COVARIANCE_KEYS, FALLBACK_FACTOR) and errors == {}
+    assert factors == FALLBACK_FACTORS and errors == {}
 
 
 def test_a_factor_that_is_known_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, 'Localizer', lambda *_: SimpleNamespace(localize=None))
     factors, _ = calibrate(None, None, [], 'map', [0.0] * 3, [1.0] * 3, torch.device('cpu'), False, Budget(math.inf), {'landmarks': 2.5})
-    assert factors == {'rgb': FALLBACK_FACTOR, 'rgbd': FALLBACK_FACTOR, 'landmarks': 2.5}
+    assert factors == {**FALLBACK_FACTORS, 'landmarks': 2.5}
 
 
 def test_without_depth_only_rgb_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     factors, errors = calibrated(monkeypatch, 50, 1.0, with_depth=False)
-    assert set(errors) == {'rgb'} and factors['rgbd'] == FALLBACK_FACTOR and factors['rgb'] != FALLBACK_FACTOR
+    assert set(errors) == {'rgb'} and factors['rgbd'] == FALLBACK_FACTORS['rgbd'] and factors['rgb'] != FALLBACK_FACTORS['rgb']
 
 
 def test_a_budget_that_is_over_leaves_just_enough_frames(monkeypatch: pytest.MonkeyPatch) -> None:
