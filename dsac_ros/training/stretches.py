@@ -52,7 +52,7 @@ def trust_between_stretches(found: dict[int, FramePoints], frames: list[Frame], 
 
     Args:
         found: of frames in the order of the recording, as triangulated: also with views of other stretches, which makes a stretch look
-            a little better known than it would be by the others alone. most: landmarks of a map.
+            better known than it would be by the others alone. most: landmarks of a map.
     """
     stretches = []
     for part in np.array_split(sorted(found), STRETCHES):
