@@ -20,7 +20,8 @@ from dsac_ros.training.augmentation import augmented_view, clean_view
 from dsac_ros.training.budget import Budget
 
 MIN_VIEWS = 20  # however little time there is
-MEASURING_SHARE = 0.05  # of it, to find out how long encoding takes
+MEASURING_SHARE = 0.05  # of it, to find out how long encoding takes,
+LEAST_TIMINGS, MOST_TIMINGS = 3, 5  # as often as that
 
 
 @dataclass
@@ -61,11 +62,13 @@ def usable_views(frames: list[Frame], encoder: Encoder, device: torch.device, bu
     blank = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
     with torch.inference_mode():
         encoder(blank)
-        timer, count = budget.part(MEASURING_SHARE * budget.seconds), 0
-        while not count or (count < 5 and not timer.over()):
+        timer, seconds = budget.part(MEASURING_SHARE * budget.seconds), []
+        while len(seconds) < LEAST_TIMINGS or (len(seconds) < MOST_TIMINGS and not timer.over()):
+            begin = budget.clock()
             encoder(blank).sum().item()
-            count += 1
-        one = 1.5 * timer.spent() / count  # cutting views and picking cells costs some, too
+            seconds.append(budget.clock() - begin)
+        # The median: one hiccup of a busy machine must not decide how many frames are mapped.
+        one = 1.5 * max(float(np.median(seconds)), 1e-9)  # cutting views and picking cells costs some, too
     views = max(MIN_VIEWS, int(budget.seconds / one))
     augmented = min(augmented, max(0, views // len(frames) - 1))
     keep = max(1, -(-len(frames) * (1 + augmented) // views))

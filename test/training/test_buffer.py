@@ -122,3 +122,15 @@ def test_usable_views_fit_the_time(frames: tuple[Frame, ...]) -> None:
     assert len(kept) == len(many) and augmented == 2
     kept, augmented = usable_views(many, encoder, cpu, Budget(0), 2)
     assert 10 <= len(kept) <= 20 and augmented == 0
+
+
+def test_one_hiccup_does_not_decide_how_many_frames_are_used(frames: tuple[Frame, ...]) -> None:
+    """A busy machine may hold up one of the timings for seconds."""
+    now, pauses = [0.0], iter([0.01, 10.0])
+
+    def encoder(images: torch.Tensor) -> torch.Tensor:
+        now[0] += next(pauses, 0.01)
+        return images
+
+    kept, augmented = usable_views(list(frames) * 50, encoder, torch.device('cpu'), Budget(60.0, lambda: now[0]), 2)
+    assert len(kept) == 200 and augmented == 2
