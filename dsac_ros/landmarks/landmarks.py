@@ -6,7 +6,7 @@ millimetres. All shapes are fixed, so that nothing waits for the device.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -24,43 +24,49 @@ NEIGHBOURS = 4  # candidates among which the second best one is looked for
 MIN_DEPTH = 0.05  # metres in front of the camera
 NOWHERE = 1e3  # on the image plane, so far off that no keypoint is near
 FAR = 1e9  # makes a square on the image plane larger than any similarity
+NEAREST = 0.03  # distance of views that are as good as the same: nothing says how poses err at less
 SAME_PLACE = 0.03  # of the distance: landmarks this close are the same thing mapped twice
 
 
 @dataclass(frozen=True)
 class Landmarks:
     """points_L3 [m, map frame]; views_L3: from each point to the camera that mapped it [m]; descriptors_LC: float32, compressed, unit
-    length; basis_DC: what compresses a descriptor; common_shift [rad]: what a whole view of them is turned by, standard deviation about an
-    axis."""
+    length; basis_DC: what compresses a descriptor; cameras_F34: map_from_camera of the views that mapped them, none in an old map.
+    common_shift [rad]: what a whole view of them is turned by, standard deviation about an axis, and growth: what is added to the
+    covariance factor; both at a distance of 1 from the nearest of these views (view_distance)."""
 
     points_L3: Tensor
     views_L3: Tensor
     descriptors_LC: Tensor
     basis_DC: Tensor
+    cameras_F34: Tensor = field(default_factory=lambda: torch.zeros(0, 3, 4))
     common_shift: float = 0.0
+    growth: float = 0.0
 
     @staticmethod
-    def compressed(points_L3: Tensor, views_L3: Tensor, descriptors_LD: Tensor) -> Landmarks:
+    def compressed(points_L3: Tensor, views_L3: Tensor, descriptors_LD: Tensor, cameras_F34: Tensor) -> Landmarks:
         """Keep the COMPRESSED directions in which descriptors of this place differ most: half the time and memory of matching."""
         basis_DC = torch.linalg.eigh(descriptors_LD.double().T @ descriptors_LD.double())[1][:, -COMPRESSED:].float().contiguous()
-        return Landmarks(points_L3, views_L3, compress(descriptors_LD, basis_DC), basis_DC)
+        return Landmarks(points_L3, views_L3, compress(descriptors_LD, basis_DC), basis_DC, cameras_F34)
 
     def tensors(self) -> dict[str, Tensor]:
         """For the map file: descriptors as signed bytes."""
         return {'landmarks.points': self.points_L3.float(), 'landmarks.views': self.views_L3.half(),
                 'landmarks.descriptors': (self.descriptors_LC * 127).round().to(torch.int8), 'landmarks.basis': self.basis_DC.float(),
-                'landmarks.common_shift': torch.tensor(self.common_shift, dtype=torch.float32)}
+                'landmarks.cameras': self.cameras_F34.float(),
+                'landmarks.common_shift': torch.tensor(self.common_shift, dtype=torch.float32),
+                'landmarks.growth': torch.tensor(self.growth, dtype=torch.float32)}
 
     @staticmethod
     def from_tensors(tensors: dict[str, Tensor]) -> Landmarks:
         """The inverse of tensors()."""
         words = torch.nn.functional.normalize(tensors['landmarks.descriptors'].float(), dim=1)
         return Landmarks(tensors['landmarks.points'], tensors['landmarks.views'].float(), words, tensors['landmarks.basis'],
-                         float(tensors['landmarks.common_shift']))
+                         tensors['landmarks.cameras'], float(tensors['landmarks.common_shift']), float(tensors['landmarks.growth']))
 
     def to(self, device: torch.device) -> Landmarks:
-        return Landmarks(self.points_L3.to(device), self.views_L3.to(device), self.descriptors_LC.to(device), self.basis_DC.to(device),
-                         self.common_shift)
+        return replace(self, points_L3=self.points_L3.to(device), views_L3=self.views_L3.to(device), basis_DC=self.basis_DC.to(device),
+                       descriptors_LC=self.descriptors_LC.to(device), cameras_F34=self.cameras_F34.to(device))
 
     @cached_property
     def points_3L(self) -> Tensor:
@@ -90,6 +96,23 @@ class Landmarks:
 def compress(descriptors_MD: Tensor, basis_DC: Tensor) -> Tensor:
     """(M, D) -> (M, C) of unit length."""
     return torch.nn.functional.normalize(descriptors_MD @ basis_DC, dim=1)
+
+
+def view_distance(cameras_F34: Tensor, camera_from_map_44: Tensor, nearness: Tensor) -> Tensor:
+    """How far a view is from the nearest mapped one: the turn between them [rad], and the way between the cameras as an angle at what is
+    seen, added as squares; at least NEAREST. 1 where the map does not know its views.
+
+    Args:
+        nearness: one over the depth of what is seen [1/m].
+    """
+    if not len(cameras_F34):
+        return torch.ones_like(nearness)
+    cameras_F34, rotation_33 = cameras_F34.to(camera_from_map_44.dtype), camera_from_map_44[:3, :3]
+    centre_3 = -rotation_33.T @ camera_from_map_44[:3, 3]
+    way_F = (cameras_F34[:, :, 3] - centre_3).norm(dim=1) * nearness
+    # The trace of the rotation between them: 1 + 2 cos of its angle.
+    turn_F = (((cameras_F34[:, :, :3] * rotation_33.T).sum((1, 2)) - 1) / 2).clamp(-1, 1).acos()
+    return (way_F.square() + turn_F.square()).amin().sqrt().clamp(min=NEAREST)
 
 
 def match_anywhere(landmarks: Landmarks, descriptors_MC: Tensor, usable_M: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from dsac_ros.cell_grid import depths_at
 from dsac_ros.config import EstimatorOptions
 from dsac_ros.landmarks.keypoints import LOCALIZING, Keypoints, detect, padded
-from dsac_ros.landmarks.landmarks import Landmarks, candidates, compress, match, match_anywhere
+from dsac_ros.landmarks.landmarks import MIN_DEPTH, Landmarks, candidates, compress, match, match_anywhere, view_distance
 from dsac_ros.landmarks.surroundings import Matched, Surroundings, look_around
 from dsac_ros.ransac.correspondences import Correspondences
 from dsac_ros.ransac.covariance import with_common_shift
@@ -54,7 +54,7 @@ class ByLandmarks:
     """A pose by landmarks near a start: pose_44, hessian_66, soft count of inliers, share of the image that they are spread over, their rms
     residual on the plane z = 1, whether they are enough, and the score (as in Solution). misfit: rms residual of the inliers in standard
     deviations of the noise that they are taken to have. depth_misfit: median of how far their measured depth is from that of the landmarks,
-    as a share of it; NaN where fewer than LEAST_MEASURED have any."""
+    as a share of it; NaN where fewer than LEAST_MEASURED have any. distance: from the nearest mapped view (landmarks.view_distance)."""
 
     pose_44: Tensor
     hessian_66: Tensor
@@ -65,6 +65,7 @@ class ByLandmarks:
     score: Tensor
     misfit: Tensor
     depth_misfit: Tensor
+    distance: Tensor
 
 
 @torch.inference_mode()
@@ -88,7 +89,7 @@ def measured(depth: np.ndarray, keypoints: Keypoints, count: int) -> np.ndarray:
 
 
 class Positioning:
-    """The landmarks of a map on their device; covariance_factor: how far the Hessian understates the errors of its poses."""
+    """The landmarks of a map on their device; covariance_factor: how far the Hessian understates the errors of poses at mapped views."""
 
     def __init__(self, landmarks: Landmarks, device: torch.device, options: EstimatorOptions, covariance_factor: float) -> None:
         self.landmarks, self.device = landmarks.to(device), device
@@ -125,9 +126,11 @@ class Positioning:
         rms = weighted_rms(residuals.across_BKN[0, 0], residuals.range_BKN[0, 0].square(), weights_M)
         square_M = problem.whitened(residuals, torch.ones_like(problem.spread_B)[:, None]).square_BKN[0, 0]
         misfit = weighted_rms(square_M, torch.ones_like(square_M), weights_M)
-        hessian_66 = with_common_shift(solution.hessian_B66[0] / self.covariance_factor, self.landmarks.common_shift)
-        return ByLandmarks(solution.camera_from_map_B44[0], hessian_66, inliers, spread, rms, enough, solution.score_B[0], misfit,
-                           depth_misfit(view, residuals.range_BKN[0, 0], weights_M))
+        pose_44 = solution.camera_from_map_B44[0]
+        distance = self._distance(pose_44, problem.points_BN3[0], weights_M)
+        hessian_66 = with_common_shift(solution.hessian_B66[0] / self._factor(distance), self.landmarks.common_shift * distance.sqrt())
+        return ByLandmarks(pose_44, hessian_66, inliers, spread, rms, enough, solution.score_B[0], misfit,
+                           depth_misfit(view, residuals.range_BKN[0, 0], weights_M), distance)
 
     @torch.inference_mode()
     def around(self, view: View, pose_44: Tensor) -> Surroundings:
@@ -136,7 +139,17 @@ class Positioning:
         problem = self.matches(strongest, pose_44, self.options.landmark_radius_px * view.pixel)
         matched = Matched(problem.points_BN3[0], strongest.rays_M2.double(), problem.known_BN[0].double(),
                           self.options.landmark_noise_px * view.pixel, self.options.landmark_noise)
-        return look_around(matched, pose_44, self.covariance_factor)
+        return look_around(matched, pose_44, self._factor(self._distance(pose_44.double(), matched.points_M3, matched.counts_M)))
+
+    def _factor(self, distance: Tensor) -> Tensor:
+        """How far the Hessian understates the errors of a pose that far from the mapped ones."""
+        return self.covariance_factor + self.landmarks.growth * distance
+
+    def _distance(self, pose_44: Tensor, points_M3: Tensor, weights_M: Tensor) -> Tensor:
+        """From the nearest mapped view, for a camera that sees these points."""
+        depths_M = (points_M3 @ pose_44[2, :3] + pose_44[2, 3]).clamp(min=MIN_DEPTH)
+        nearness = (weights_M / depths_M).sum() / weights_M.sum().clamp(min=1e-9)
+        return view_distance(self.landmarks.cameras_F34, pose_44, nearness)
 
     def _problem(self, points_M3: Tensor, rays_M2: Tensor, usable_M: Tensor, pixel: float) -> Correspondences:
         bearings_M3, lengths_M = bearings_of(rays_M2)

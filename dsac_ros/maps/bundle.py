@@ -201,14 +201,18 @@ def _build(file: Path, tensors: dict[str, torch.Tensor]) -> Expert:
 
 
 def _landmarks(file: Path, tensors: dict[str, torch.Tensor]) -> Landmarks:
-    tensors = {'landmarks.common_shift': torch.zeros(()), **tensors}  # which maps of before November 2026 lack
+    # Maps of before December 2026 lack some.
+    tensors = {'landmarks.common_shift': torch.zeros(()), 'landmarks.growth': torch.zeros(()), 'landmarks.cameras': torch.zeros(0, 3, 4),
+               **tensors}
     points = tensors.get('landmarks.points')
     count = len(points) if points is not None and points.ndim else 0
+    cameras = len(tensors['landmarks.cameras']) if tensors['landmarks.cameras'].ndim else 0
     if not 0 < count <= MAX_LANDMARKS:
         raise MapError(f'{file}: expected 1 to {MAX_LANDMARKS} landmarks, found {count}')
     expected = {'landmarks.points': ((count, 3), torch.float32), 'landmarks.views': ((count, 3), torch.float16),
                 'landmarks.descriptors': ((count, COMPRESSED), torch.int8), 'landmarks.basis': ((DIMENSIONS, COMPRESSED), torch.float32),
-                'landmarks.common_shift': ((), torch.float32)}
+                'landmarks.cameras': ((cameras, 3, 4), torch.float32), 'landmarks.common_shift': ((), torch.float32),
+                'landmarks.growth': ((), torch.float32)}
     found = {name: (tuple(value.shape), value.dtype) for name, value in tensors.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if wrong:
@@ -216,6 +220,8 @@ def _landmarks(file: Path, tensors: dict[str, torch.Tensor]) -> Landmarks:
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise MapError(f'{file}: tensor {name}: expected finite numbers')
+    if tensors['landmarks.growth'] < 0:
+        raise MapError(f'{file}: tensor landmarks.growth: expected 0 or more, found {tensors["landmarks.growth"].item():g}')
     return Landmarks.from_tensors(tensors)
 
 

@@ -51,7 +51,7 @@ def _floor(matrix: Tensor) -> Tensor:
     return (1e-12 * matrix.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] + 1e-12) * eye
 
 
-def with_common_shift(hessian_66: Tensor, shift: float) -> Tensor:
+def with_common_shift(hessian_66: Tensor, shift: Tensor) -> Tensor:
     """The information (6, 6) where all that a pose was found by may be turned by `shift` [rad] about each axis of the camera."""
     turn = torch.zeros(6, dtype=hessian_66.dtype, device=hessian_66.device)
     turn[:3] = shift ** 2

@@ -39,7 +39,7 @@ def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], 
     factors, errors = dict(FALLBACK_FACTORS), {}
     if landmarks is not None:
         # Held-out frames lie between frames of the same stretch, and are turned as those are.
-        landmarks = replace(landmarks, common_shift=0.0)
+        landmarks = replace(landmarks, common_shift=0.0, growth=0.0)
     entry = ExpertEntry('room', '', '', centre, extent, dict.fromkeys(COVARIANCE_KEYS, 1.0))
     bundle = MapBundle(frame_id, entry, expert, landmarks)
     runs = [('rgb', 'rgb', False), ('rgbd', 'rgbd', False), ('landmarks', 'rgb', True)]

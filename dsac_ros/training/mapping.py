@@ -36,7 +36,7 @@ from dsac_ros.training.buffer import Buffer, Targets, depth_targets, fill, usabl
 from dsac_ros.training.calibration import calibrate
 from dsac_ros.training.head import Head, train_head
 from dsac_ros.training.merging import merge
-from dsac_ros.training.stretches import trust_between_stretches
+from dsac_ros.training.stretches import stretch_of, trust_between_stretches
 from dsac_ros.training.triangulation import triangulate_frames, triangulated_targets
 
 HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
@@ -69,17 +69,20 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     targets: Targets = depth_targets
     landmarks, triangulated, known = None, 0, {}
     if options.landmarks or options.rgb_only:
-        found = triangulate_frames(frames, not options.rgb_only, budget, quiet, TRIANGULATION_SHARE)
+        found = triangulate_frames(frames, not options.rgb_only, budget, quiet, TRIANGULATION_SHARE,
+                                   stretch_of(len(frames)) if options.landmarks else None)
         triangulated = len(found)
         watch.lap('triangulate')
         merged, landmarks = merge(found, frames, options.landmarks, rng)
         watch.lap('merge')
         targets = triangulated_targets(merged) if options.rgb_only else depth_targets
-        trust = None if landmarks is None else trust_between_stretches(found, frames, options.landmarks, rng, where,
-                                                                       budget.part(COMPARISON_SHARE * budget.left()))
+        between = [replace(frame, image=brightened(frame.image)) for frame in held_out]
+        trust = None if landmarks is None else trust_between_stretches(found, frames, landmarks, between, options.landmarks, rng, where,
+                                                                       budget.part(COMPARISON_SHARE * budget.left()), quiet)
         watch.lap('compare stretches')
         if trust is not None:
-            landmarks, known = replace(landmarks, common_shift=trust.common_shift), {'landmarks': trust.factor}
+            landmarks = replace(landmarks, common_shift=trust.common_shift, growth=trust.growth)
+            known = {'landmarks': trust.factor}
     with progress_bar('encode', len(frames) * (1 + augmented), quiet) as progress:
         buffer = fill(frames, encoder, targets, not options.rgb_only, options.capacity, augmented, rng, where,
                       budget.part(encoding_seconds), progress.update)

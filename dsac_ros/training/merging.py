@@ -72,7 +72,8 @@ def merge(found: dict[int, FramePoints], frames: list[Frame], most: int,
     views_L3 = (sums(views_S3, looks_S) / np.bincount(looks_S)[:, None])[kept]
     if not len(kept):
         return replaced(found, frames, moved_S3), None
-    landmarks = Landmarks.compressed(*(torch.from_numpy(a).float() for a in (points_K3[point_of_L[kept]], views_L3, words_LD)))
+    cameras_F34 = np.stack([frames[index].map_from_camera[:3] for index in found])
+    landmarks = Landmarks.compressed(*(torch.from_numpy(a).float() for a in (points_K3[point_of_L[kept]], views_L3, words_LD, cameras_F34)))
     return replaced(found, frames, moved_S3), landmarks
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,28 +33,31 @@ REACH_PX = 10.0  # a cell takes the depth of a keypoint this near
 
 @dataclass(frozen=True)
 class FramePoints:
-    """Of one frame: pixels_M2 and depths_M [m] of the keypoints that views agree on, their points_M3 [m, map] and descriptors_MD."""
+    """Of one frame: pixels_M2 and depths_M [m] of the keypoints that views agree on, their points_M3 [m, map] and descriptors_MD. within:
+    the same as the views of its own stretch alone see it, where that was asked for."""
 
     pixels_M2: np.ndarray
     depths_M: np.ndarray
     points_M3: np.ndarray
     descriptors_MD: np.ndarray
+    within: FramePoints | None = None
 
 
-def triangulate_frames(frames: list[Frame], use_depth: bool, budget: Budget, quiet: bool = False,
-                       share: float = 1.0) -> dict[int, FramePoints]:
+def triangulate_frames(frames: list[Frame], use_depth: bool, budget: Budget, quiet: bool = False, share: float = 1.0,
+                       stretches_F: np.ndarray | None = None) -> dict[int, FramePoints]:
     """Triangulate the keypoints of all frames, in random order as far as the budget allows.
 
     Args:
         share: of what is left of the budget when the keypoints are found. On a slow or busy machine finding them alone can take longer
             than that, and a map without landmarks answers little.
+        stretches_F: the stretch of the recording that each frame is of, to triangulate within these, too.
     """
     poses = np.stack([frame.map_from_camera for frame in frames])
     found: dict[int, FramePoints] = {}
 
     def solve(index: int) -> None:
         if not solving.over():
-            points = triangulate(index, keypoints, poses, frames[index] if use_depth else None, frames[index].camera.fx)
+            points = triangulate(index, keypoints, poses, frames[index] if use_depth else None, frames[index].camera.fx, stretches_F)
             if len(points.pixels_M2):
                 found[index] = points
 
@@ -94,12 +97,14 @@ def choose_partners(index: int, poses_F44: np.ndarray) -> np.ndarray:
     return nearest[np.unique(np.linspace(0, len(nearest) - 1, PARTNERS).astype(int))] if len(nearest) else nearest
 
 
-def triangulate(index: int, keypoints: list[Keypoints], poses_F44: np.ndarray, measured: Frame | None, focal_px: float) -> FramePoints:
+def triangulate(index: int, keypoints: list[Keypoints], poses_F44: np.ndarray, measured: Frame | None, focal_px: float,
+                stretches_F: np.ndarray | None = None) -> FramePoints:
     """The keypoints of one frame that MIN_VIEWS views agree on.
 
     Args:
         measured: the frame itself where its depth is to be used, beside the rays; then little parallax is enough.
         focal_px: of the source image, to turn angles into pixels.
+        stretches_F: as in triangulate_frames.
     """
     own, pose = keypoints[index], poses_F44[index]
     count = len(own.pixels_M2)
@@ -114,7 +119,22 @@ def triangulate(index: int, keypoints: list[Keypoints], poses_F44: np.ndarray, m
         if len(other.rays_M2):
             rays = homogeneous(other.rays_M2)[np.maximum(match, 0)] @ poses_F44[view][:3, :3].T
             directions[row] = rays / np.linalg.norm(rays, axis=1, keepdims=True)
-    centres = poses_F44[views, :3, 3]
+    found = agreed(own, pose, directions, poses_F44[views, :3, 3], seen, depth, focal_px)
+    if stretches_F is None:
+        return found
+    same = stretches_F[views] == stretches_F[index]
+    return replace(found, within=agreed(own, pose, directions[same], poses_F44[views[same], :3, 3], seen[same], depth, focal_px))
+
+
+def agreed(own: Keypoints, pose: np.ndarray, directions: np.ndarray, centres: np.ndarray, seen: np.ndarray, depth: np.ndarray,
+           focal_px: float) -> FramePoints:
+    """The keypoints of a frame that MIN_VIEWS views agree on, the first of which is the frame's own.
+
+    Args:
+        directions: of the rays (V, M, 3) on which V views see M keypoints, those that they do not see being anything. centres: (V, 3).
+        seen: (V, M). depth: measured (M,), NaN where it is unknown.
+    """
+    count = len(own.pixels_M2)
     along_own = homogeneous(own.rays_M2) @ pose[:3, :3].T
     prior = np.where(np.isfinite(depth)[:, None], centres[0] + along_own * np.nan_to_num(depth)[:, None], np.nan)
     points = meet(directions, centres, seen, prior, focal_px)

@@ -1,9 +1,14 @@
 """Matching against a plain search in numpy, on landmarks whose true matches are known."""
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
 
-from dsac_ros.landmarks.landmarks import COMPRESSED, Landmarks, candidates, match, match_anywhere
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from dsac_ros.landmarks.landmarks import COMPRESSED, NEAREST, Landmarks, candidates, match, match_anywhere, view_distance
 
 COUNT = 400  # as in conftest
 
@@ -27,8 +32,7 @@ def test_what_projects_elsewhere_or_is_unusable_is_no_match(scene) -> None:
 
 def test_landmarks_seen_from_behind_or_from_far_are_no_candidates(scene) -> None:
     whole = scene['landmarks']
-    behind, far = (Landmarks(whole.points_L3, views, whole.descriptors_LC, whole.basis_DC)
-                   for views in (-whole.views_L3, 5 * whole.views_L3))
+    behind, far = (replace(whole, views_L3=views) for views in (-whole.views_L3, 5 * whole.views_L3))
     assert candidates(whole, scene['pose'], scene['rays']).visible_C.all()
     for hidden in (behind, far):
         assert not candidates(hidden, scene['pose'], scene['rays']).visible_C.any()
@@ -71,3 +75,32 @@ def test_the_map_file_keeps_descriptors_to_a_percent(scene) -> None:
     cosine = (again.descriptors_LC * scene['landmarks'].descriptors_LC).sum(1)
     assert cosine.min() > 0.995
     torch.testing.assert_close(again.views_L3, scene['landmarks'].views_L3, atol=5e-3, rtol=0)
+
+
+def turned(degrees: float, axis: int = 1) -> np.ndarray:
+    return Rotation.from_rotvec(np.radians(degrees) * np.eye(3)[axis]).as_matrix()
+
+
+def map_from_camera(rotation_33: np.ndarray, centre: tuple[float, float, float]) -> torch.Tensor:
+    return torch.from_numpy(np.column_stack([rotation_33, centre])).float()
+
+
+def test_the_distance_of_a_view_is_the_way_as_an_angle_and_the_turn() -> None:
+    """Of a camera at (1, 0, 0), turned by 20 degrees about y, that sees things 4 m away, from two mapped views."""
+    pose = np.eye(4)
+    pose[:3] = map_from_camera(turned(20), (1, 0, 0)).numpy()
+    camera_from_map, nearness = torch.from_numpy(np.linalg.inv(pose)), torch.tensor(0.25, dtype=torch.float64)
+    near, far = map_from_camera(turned(20) @ turned(12, 2), (1, 0, 0.4)), map_from_camera(turned(-120), (0, 3, 0))
+    expected = np.hypot(0.1, np.radians(12))
+    for cameras in (torch.stack([near, far]), torch.stack([far, near]), near[None]):
+        assert view_distance(cameras, camera_from_map, nearness).item() == pytest.approx(expected, rel=1e-5)
+    itself = map_from_camera(turned(20), (1, 0, 0))
+    assert view_distance(torch.stack([far, itself]), camera_from_map, nearness).item() == pytest.approx(NEAREST)
+    opposite = map_from_camera(turned(200), (1, 0, 0))[None]
+    assert view_distance(opposite, camera_from_map, nearness).item() == pytest.approx(np.pi, abs=2e-3)
+
+
+def test_where_no_view_is_known_all_are_at_a_distance_of_one() -> None:
+    nearness = torch.tensor(0.25, dtype=torch.float64)
+    distance = view_distance(torch.zeros(0, 3, 4), torch.eye(4, dtype=torch.float64), nearness)
+    assert distance == 1 and distance.dtype == nearness.dtype

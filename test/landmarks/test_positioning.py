@@ -12,7 +12,7 @@ import torch
 from dsac_ros.config import EstimatorOptions
 from dsac_ros.geometry import se3
 from dsac_ros.landmarks.keypoints import Keypoints
-from dsac_ros.landmarks.landmarks import STRONGEST
+from dsac_ros.landmarks.landmarks import NEAREST, STRONGEST
 from dsac_ros.landmarks.positioning import LEAST_MEASURED, Positioning, View, bearings_of, measured
 
 sys.path.append(str(Path(__file__).parents[1] / 'ransac'))
@@ -101,12 +101,41 @@ def test_depth_is_read_where_the_keypoints_are() -> None:
 
 
 def test_what_landmarks_share_is_no_smaller_for_being_many(scene) -> None:
-    """Covariance of rotation and translation in the camera: as of independent noise, and the shift of a whole view on top."""
+    """Covariance of rotation and translation in the camera: as of independent noise, and the shift of a whole view on top. So it is at a
+    distance of 1, and wherever a view is where the map does not know where it was mapped from."""
     solver, view = positioning(scene)
-    shifted = Positioning(replace(scene['landmarks'], common_shift=2e-3), torch.device('cpu'), EstimatorOptions(), 4.0)
+    nowhere = replace(scene['landmarks'], common_shift=2e-3, cameras_F34=torch.zeros(0, 3, 4))
+    shifted = Positioning(nowhere, torch.device('cpu'), EstimatorOptions(), 4.0)
     before, after = (torch.linalg.inv(s.near(view, scene['pose'], 16 * PIXEL).hessian_66) for s in (solver, shifted))
     torch.testing.assert_close(after - before, torch.diag(torch.tensor([4e-6] * 3 + [0.0] * 3, dtype=torch.float64)), atol=1e-10, rtol=0)
     assert before.diagonal()[:3].max() < 4e-6
+
+
+def test_covariance_grows_with_the_distance_from_the_mapped_views(scene) -> None:
+    """Of a view turned by 0.3 rad from the only mapped one: 4 + 0.3 * 20 times the inverse Hessian, and 0.3 of the square of the shift."""
+    (trusting, view), turn = positioning(scene), 0.3
+    camera = torch.linalg.inv(scene['pose'])
+    about_x = torch.tensor([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
+    camera[:3, :3] = camera[:3, :3] @ about_x
+    for cameras, distance in ((camera[None, :3], turn), (scene['landmarks'].cameras_F34, NEAREST)):
+        doubting = replace(scene['landmarks'], common_shift=2e-3, growth=20.0, cameras_F34=cameras.float())
+        near = Positioning(doubting, torch.device('cpu'), EstimatorOptions(), 4.0).near(view, scene['pose'], 16 * PIXEL)
+        assert near.distance.item() == pytest.approx(distance, abs=2e-3)
+        before, after = (torch.linalg.inv(s.hessian_66) for s in (trusting.near(view, scene['pose'], 16 * PIXEL), near))
+        factor, square = (4 + 20 * near.distance) / 4, 4e-6 * near.distance
+        torch.testing.assert_close(after, factor * before + torch.diag(square * torch.tensor([1.0] * 3 + [0.0] * 3)), rtol=1e-6, atol=1e-12)
+
+
+def test_the_focal_length_is_granted_more_far_from_the_mapped_views(scene) -> None:
+    """One that is 10 % too long is seen at a mapped view, and not where the map says that poses err by centimetres."""
+    solver, view = positioning(scene)
+    wrong = replace(view, rays_M2=view.rays_M2 / 1.1)
+    misfits = []
+    for cameras in (scene['landmarks'].cameras_F34, torch.zeros(0, 3, 4)):
+        doubting = Positioning(replace(scene['landmarks'], growth=1e6, cameras_F34=cameras), torch.device('cpu'), EstimatorOptions(), 1.0)
+        misfits.append(doubting.around(wrong, scene['pose']).focal_misfit.item())
+    at_a_view = Positioning(scene['landmarks'], torch.device('cpu'), EstimatorOptions(), 1.0).around(wrong, scene['pose']).focal_misfit
+    assert at_a_view > 0.03 and misfits[1] == 0
 
 
 def test_too_few_or_too_close_together_are_not_enough(scene) -> None:

@@ -28,7 +28,8 @@ def expert(seed: int = 0) -> Expert:
 def landmarks(count: int = 30) -> Landmarks:
     g = torch.Generator().manual_seed(5)
     words = torch.nn.functional.normalize(torch.rand(count, DIMENSIONS, generator=g), dim=1)
-    return Landmarks.compressed(torch.randn(count, 3, generator=g) * 20, torch.randn(count, 3, generator=g), words)
+    cameras = torch.eye(4)[None, :3] + torch.arange(5)[:, None, None] * torch.eye(4)[3:]  # along x = y = z
+    return Landmarks.compressed(torch.randn(count, 3, generator=g) * 20, torch.randn(count, 3, generator=g), words, cameras)
 
 
 def prototypes(seed: int = 0) -> Prototypes:

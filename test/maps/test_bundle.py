@@ -97,11 +97,17 @@ def test_landmarks_round_trip(path: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(ours.views_L3, made.views_L3, rtol=2 ** -11, atol=1e-6)  # float16
     torch.testing.assert_close(ours.descriptors_LC, made.descriptors_LC, rtol=0, atol=0.006)  # 1/127, half of it, normalised again
     assert torch.equal(ours.basis_DC, made.basis_DC)
-    assert ours.common_shift == made.common_shift == 0.0
-    saved(tmp_path / 'shifted.dsacmap', landmarks=replace(made, common_shift=0.0015))
-    assert load_map(tmp_path / 'shifted.dsacmap').landmarks.common_shift == pytest.approx(0.0015)
-    replace_tensors(tmp_path / 'shifted.dsacmap', lambda t: t.pop('landmarks.common_shift'))  # as maps were made before
-    assert load_map(tmp_path / 'shifted.dsacmap').landmarks.common_shift == 0.0
+    assert torch.equal(ours.cameras_F34, made.cameras_F34) and ours.cameras_F34.shape == (5, 3, 4)
+    assert ours.common_shift == made.common_shift == ours.growth == made.growth == 0.0
+    shifted = tmp_path / 'shifted.dsacmap'
+    saved(shifted, landmarks=replace(made, common_shift=0.0015, growth=2.5))
+    assert load_map(shifted).landmarks.common_shift == pytest.approx(0.0015) and load_map(shifted).landmarks.growth == 2.5
+    for name in ('growth', 'cameras'):  # maps of November 2026 have none: their shift holds wherever a view is
+        replace_tensors(shifted, lambda t, name=name: t.pop(f'landmarks.{name}'))
+    old = load_map(shifted).landmarks
+    assert old.common_shift == pytest.approx(0.0015) and old.growth == 0.0 and old.cameras_F34.shape == (0, 3, 4)
+    replace_tensors(shifted, lambda t: t.pop('landmarks.common_shift'))  # and older ones none at all
+    assert load_map(shifted).landmarks.common_shift == 0.0
     saved(tmp_path / 'none.dsacmap', landmarks=None)
     assert load_map(tmp_path / 'none.dsacmap').landmarks is None
 
@@ -167,6 +173,11 @@ def test_one_flipped_bit(path: Path) -> None:
     (lambda t: t.update({'landmarks.basis': torch.zeros(64, 64)}), 'landmarks.basis'),
     (lambda t: t.update({'landmarks.common_shift': torch.zeros(3)}), 'landmarks.common_shift'),
     (lambda t: t.update({'landmarks.common_shift': torch.tensor(torch.nan)}), 'landmarks.common_shift'),
+    (lambda t: t.update({'landmarks.growth': torch.tensor(-0.5)}), 'landmarks.growth'),
+    (lambda t: t.update({'landmarks.growth': torch.tensor(torch.inf)}), 'landmarks.growth'),
+    (lambda t: t.update({'landmarks.cameras': torch.zeros(())}), 'landmarks.cameras'),
+    (lambda t: t.update({'landmarks.cameras': torch.zeros(5, 4, 4)}), 'landmarks.cameras'),
+    (lambda t: t.update({'landmarks.cameras': torch.full((5, 3, 4), torch.nan)}), 'landmarks.cameras'),
     (lambda t: t.update({'landmarks.descriptors': torch.zeros(30, 64, dtype=torch.uint8)}), 'landmarks.descriptors'),
 ])
 def test_wrong_tensors(path: Path, change: Callable, words: str) -> None:

@@ -65,15 +65,15 @@ def test_singular_information_is_a_finite_large_covariance(hessian: torch.Tensor
 
 def test_a_common_shift_is_seen_in_the_scatter() -> None:
     """Poses drawn from the information, then turned about the camera as a whole: their covariance is that of the new information."""
-    rng, count, shift = np.random.default_rng(0), 200_000, 0.02
+    rng, count, shift = np.random.default_rng(0), 200_000, torch.tensor(0.02)
     root = rng.normal(size=(6, 6)) * [1, 2, 3, 10, 20, 30]
     hessian = torch.from_numpy(root @ root.T + 50 * np.eye(6))
     draws = rng.multivariate_normal(np.zeros(6), np.linalg.inv(hessian.numpy()), count)
-    draws[:, :3] += shift * rng.normal(size=(count, 3))
+    draws[:, :3] += shift.item() * rng.normal(size=(count, 3))
     ours = torch.linalg.inv(with_common_shift(hessian, shift)).numpy()
     spread = np.sqrt(np.outer(ours.diagonal(), ours.diagonal()))
     np.testing.assert_allclose(ours / spread, np.cov(draws.T) / spread, atol=0.01)  # four deviations of an estimated covariance
-    torch.testing.assert_close(with_common_shift(hessian, 0.0), hessian, rtol=1e-8, atol=1e-6)
+    torch.testing.assert_close(with_common_shift(hessian, 0 * shift), hessian, rtol=1e-8, atol=1e-6)
 
 
 def trials(kind: str, count: int = TRIALS, **arguments: float) -> tuple[Correspondences, list[scenes.Scene]]:

@@ -38,7 +38,8 @@ def calibrated(monkeypatch: pytest.MonkeyPatch, count: int, understated: float, 
 
     class Noisy:
         def __init__(self, bundle: Any, device: str, *_: Any, **__: Any) -> None:
-            assert set(bundle.covariance_factors.values()) == {1.0} and (landmarks is None or bundle.landmarks.common_shift == 0)
+            assert set(bundle.covariance_factors.values()) == {1.0}
+            assert landmarks is None or bundle.landmarks.common_shift == bundle.landmarks.growth == 0
 
         def localize(self, frame: Any, modality: str) -> Any:
             e = rng.normal(size=6) * (understated * stated.diagonal()) ** 0.5
@@ -54,7 +55,7 @@ def calibrated(monkeypatch: pytest.MonkeyPatch, count: int, understated: float, 
 @pytest.mark.parametrize('understated', [1.0, 25.0])
 def test_factor_undoes_what_was_understated(monkeypatch: pytest.MonkeyPatch, understated: float) -> None:
     """600 errors: the median of chi-square is known to 4 %, its 90 % quantile to 4 %; the larger of the two leans up by some percent."""
-    factors, errors = calibrated(monkeypatch, 600, understated, landmarks=Landmarks(*torch.zeros(4, 1, 1), 0.1))
+    factors, errors = calibrated(monkeypatch, 600, understated, landmarks=Landmarks(*torch.zeros(4, 1, 1), common_shift=0.1, growth=3.0))
     assert set(factors) == set(COVARIANCE_KEYS) == set(errors)
     for key in COVARIANCE_KEYS:
         assert factors[key] == pytest.approx(understated, rel=0.15) and isinstance(factors[key], float)

@@ -47,16 +47,16 @@ def test_the_map_says_how_it_was_made() -> None:
     np.testing.assert_allclose(high, np.quantile(points, 0.99, axis=0), atol=0.3)
 
 
-@pytest.mark.parametrize('trust', [Trust(3.25, 0.0015), None])
+@pytest.mark.parametrize('trust', [Trust(3.25, 4.5, 0.0015), None])
 def test_what_stretches_say_of_each_other_is_in_the_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: Trust | None) -> None:
     monkeypatch.setattr(mapping, 'trust_between_stretches', lambda *_: trust)
     options = replace(QUICK, held_out_share=0.3)
     made = map_source(rooms.ListSource(frames()), tmp_path / 'm.dsacmap', options, 'cpu', quiet=True)
-    factor, shift = made.covariance_factors['landmarks'], made.landmarks.common_shift
+    factor, growth, shift = made.covariance_factors['landmarks'], made.landmarks.growth, made.landmarks.common_shift
     if trust is None:  # the held-out frames have to do
-        assert factor not in (3.25, FALLBACK_FACTORS['landmarks']) and shift == 0
+        assert factor not in (3.25, FALLBACK_FACTORS['landmarks']) and shift == growth == 0
     else:
-        assert (factor, shift) == (3.25, 0.0015)
+        assert (factor, growth, shift) == (3.25, 4.5, 0.0015)
     assert load_map(tmp_path / 'm.dsacmap').covariance_factors['landmarks'] == factor
 
 

@@ -78,6 +78,26 @@ def test_finding_keypoints_is_not_part_of_the_share() -> None:
     assert len(triangulate_frames(frames, False, Budget(100, lambda: next(ticks)), True, 0.1)) >= 2
 
 
+def test_within_a_stretch_only_its_own_views_count() -> None:
+    """The points of three stretches, triangulated within these: those that each of them alone gives with the same partners."""
+    frames, stretches = list(walk()), np.repeat([0, 1, 2], 8)
+    whole = triangulate_frames(frames, False, Budget(500), True)
+    both = triangulate_frames(frames, False, Budget(500), True, stretches_F=stretches)
+    assert both.keys() == whole.keys() and all(points.within is None for points in whole.values())
+    for index, points in both.items():
+        np.testing.assert_array_equal(points.points_M3, whole[index].points_M3)
+    counts = [sum(len(p.within.pixels_M2) for p in both.values()), sum(len(p.pixels_M2) for p in both.values())]
+    assert 300 < counts[0] != counts[1]
+    # Poses of other stretches that are wrong move all points but those within a stretch.
+    moved = [f if s == 1 else replace(f, map_from_camera=f.map_from_camera + np.eye(4, k=3) * 0.02) for f, s in zip(frames, stretches)]
+    again = triangulate_frames(moved, False, Budget(500), True, stretches_F=stretches)
+    mine = [index for index in both if stretches[index] == 1 and index in again]
+    assert len(mine) > 4 and any(len(again[i].points_M3) != len(both[i].points_M3) for i in mine)
+    for index in mine:
+        seen = np.isin(again[index].within.pixels_M2[:, 0], both[index].within.pixels_M2[:, 0])
+        assert seen.mean() > 0.6
+
+
 def test_no_time_and_blank_images_give_nothing() -> None:
     frames = list(walk())[:4]
     assert triangulate_frames(frames, False, Budget(0), True) == {}
