@@ -23,6 +23,7 @@ WIDENING = 30.0  # of the noise at the start: some decimetres off, and ratio-tes
 NARROWING = 0.5  # of the noise at the end: most inliers are better than what tells them from outliers
 NEAR_PX = 16.0  # radius of the search around a pose that keypoints agree on, in an image 480 pixels high
 LOOKED_AROUND = 300  # keypoints for that: more of them take longer and find out no more
+USUAL_DISTANCE = 0.15  # from the nearest mapped view (landmarks.view_distance)
 LEAST_MEASURED = 8  # inliers with a measured depth, from which on their median says something
 
 
@@ -128,7 +129,8 @@ class Positioning:
         misfit = weighted_rms(square_M, torch.ones_like(square_M), weights_M)
         pose_44 = solution.camera_from_map_B44[0]
         distance = self._distance(pose_44, problem.points_BN3[0], weights_M)
-        hessian_66 = with_common_shift(solution.hessian_B66[0] / self._factor(distance), self.landmarks.common_shift * distance.sqrt())
+        factor = self.covariance_factor + self.landmarks.growth * distance
+        hessian_66 = with_common_shift(solution.hessian_B66[0] / factor, self.landmarks.common_shift * distance.sqrt())
         return ByLandmarks(pose_44, hessian_66, inliers, spread, rms, enough, solution.score_B[0], misfit,
                            depth_misfit(view, residuals.range_BKN[0, 0], weights_M), distance)
 
@@ -139,11 +141,8 @@ class Positioning:
         problem = self.matches(strongest, pose_44, self.options.landmark_radius_px * view.pixel)
         matched = Matched(problem.points_BN3[0], strongest.rays_M2.double(), problem.known_BN[0].double(),
                           self.options.landmark_noise_px * view.pixel, self.options.landmark_noise)
-        return look_around(matched, pose_44, self._factor(self._distance(pose_44.double(), matched.points_M3, matched.counts_M)))
-
-    def _factor(self, distance: Tensor) -> Tensor:
-        """How far the Hessian understates the errors of a pose that far from the mapped ones."""
-        return self.covariance_factor + self.landmarks.growth * distance
+        # Not the distance of this pose: a wrong focal length would move it off, and be granted for that.
+        return look_around(matched, pose_44, self.covariance_factor + self.landmarks.growth * USUAL_DISTANCE)
 
     def _distance(self, pose_44: Tensor, points_M3: Tensor, weights_M: Tensor) -> Tensor:
         """From the nearest mapped view, for a camera that sees these points."""

@@ -38,15 +38,15 @@ class Matched:
     point_noise: float
 
 
-def look_around(matched: Matched, pose_44: Tensor, covariance_factor: Tensor) -> Surroundings:
+def look_around(matched: Matched, pose_44: Tensor, covariance_factor: float) -> Surroundings:
     """Pose and focal length are fitted together, and the standard deviation of the fit is granted SIGMAS times. Where that fits no better
     than the pose alone, the focal length is not what is wrong: before a wall it may be anything, and a fit runs away.
 
     Args:
         matched: in a wide search, for a pose that makes up for a wrong focal length has only a part of the image where it should be.
-        covariance_factor: how far the map understates the errors of this pose; below 1 it is none.
+        covariance_factor: how far the map understates the errors of its poses; below 1 it is none.
     """
-    pose_44, factor = pose_44.double(), covariance_factor.clamp(min=1.0)
+    pose_44, factor = pose_44.double(), max(1.0, covariance_factor)
     none = torch.zeros_like(pose_44[0, 0])
     share = _share(matched, _projected(matched, pose_44, none).square_M < AGREEING ** 2)
     alone_44, both_44, zoom = pose_44, pose_44, none

@@ -15,7 +15,6 @@ from dsac_ros.landmarks.positioning import Positioning, View
 from dsac_ros.landmarks.surroundings import SIGMAS, Matched, look_around
 
 PIXEL = 1 / 500
-ONE = torch.tensor(1.0)  # no factor
 
 
 def matched_in(scene, gain: float = 1.0, noise_px: float = 0.5) -> Matched:
@@ -44,7 +43,7 @@ def test_pose_and_focal_length_are_those_of_another_optimiser(scene, gain: float
     expected = max(0.0, abs(found.x[6]) - granted)
     assert found.x[6] == pytest.approx(np.log(gain), abs=0.01)
     # Weights that fall with the residual know up to a third less than least squares.
-    assert look_around(matched, pose_44, ONE).focal_misfit.item() == pytest.approx(expected, abs=0.4 * granted)
+    assert look_around(matched, pose_44, 1.0).focal_misfit.item() == pytest.approx(expected, abs=0.4 * granted)
     assert (expected > 0) == (gain != 1)
 
 
@@ -61,13 +60,13 @@ def test_before_a_wall_nothing_is_said(tilt: float, outliers: float) -> None:
         rays += PIXEL * rng.normal(size=rays.shape)
         rays[:int(80 * outliers)] += rng.uniform(-0.02, 0.02, (int(80 * outliers), 2))
         matched = Matched(torch.from_numpy(points), torch.from_numpy(rays), torch.ones(80, dtype=torch.float64), PIXEL, 0.01)
-        said.append(look_around(matched, torch.eye(4, dtype=torch.float64), ONE).focal_misfit.item())
+        said.append(look_around(matched, torch.eye(4, dtype=torch.float64), 1.0).focal_misfit.item())
     assert np.count_nonzero(said) <= 1, said
 
 
 def test_a_map_that_understates_its_errors_is_sure_of_less(scene) -> None:
     matched = matched_in(scene, 1.05)
-    found = [look_around(matched, scene['pose'], torch.tensor(factor)).focal_misfit.item() for factor in (0.01, 1.0, 4.0, 1e4)]
+    found = [look_around(matched, scene['pose'], factor).focal_misfit.item() for factor in (0.01, 1.0, 4.0, 1e4)]
     assert found[0] == found[1] > found[2] > found[3] == 0
     assert np.log(1.05) - found[2] == pytest.approx(2 * (np.log(1.05) - found[1]), rel=0.1)
 
@@ -79,7 +78,7 @@ def test_the_share_is_of_those_that_agree(scene, wrong: int) -> None:
     rays, counts = matched.rays_M2.clone(), matched.counts_M.clone()
     rays[:wrong] += 0.05
     counts[350:] = 0
-    around = look_around(replace(matched, rays_M2=rays, counts_M=counts), scene['pose'], ONE)
+    around = look_around(replace(matched, rays_M2=rays, counts_M=counts), scene['pose'], 1.0)
     expected = (1 + 350 / 16 * (1 - wrong / 350)) / (2 + 350 / 16)
     assert around.share.item() == pytest.approx(expected, abs=0.02) and around.focal_misfit == 0
 
@@ -92,14 +91,14 @@ def test_one_part_of_the_image_does_not_speak_for_the_others(scene) -> None:
     rays = torch.where(quarter[:, None], matched.rays_M2, matched.rays_M2 + 0.1 * (0.5 - matched.rays_M2.flip(1)))
     counts[few] = 1.0
     agree = (quarter & (counts > 0)).sum().item() / counts.sum().item()
-    alone = look_around(replace(matched, counts_M=torch.where(quarter, counts, 0.0)), scene['pose'], ONE).share.item()
-    assert agree > 0.5 and alone > 0.9 and look_around(replace(matched, rays_M2=rays, counts_M=counts), scene['pose'], ONE).share < 0.45
+    alone = look_around(replace(matched, counts_M=torch.where(quarter, counts, 0.0)), scene['pose'], 1.0).share.item()
+    assert agree > 0.5 and alone > 0.9 and look_around(replace(matched, rays_M2=rays, counts_M=counts), scene['pose'], 1.0).share < 0.45
 
 
 def test_of_nothing_nothing_is_said(scene) -> None:
     matched = matched_in(scene)
     behind = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0], dtype=torch.float64)) @ scene['pose']
-    none, all_behind = look_around(replace(matched, counts_M=0 * matched.counts_M), scene['pose'], ONE), look_around(matched, behind, ONE)
+    none, all_behind = look_around(replace(matched, counts_M=0 * matched.counts_M), scene['pose'], 1.0), look_around(matched, behind, 1.0)
     assert none.share == 0 and all_behind.share < 0.05 and none.focal_misfit == all_behind.focal_misfit == 0
 
 
@@ -116,4 +115,4 @@ def test_landmarks_are_matched_around_the_pose(scene, gain: float) -> None:
 
 def test_where_no_fit_is_possible_it_says_so(scene) -> None:
     matched = matched_in(scene)
-    assert look_around(matched, scene['pose'] * torch.nan, ONE).focal_misfit.isnan()
+    assert look_around(matched, scene['pose'] * torch.nan, 1.0).focal_misfit.isnan()
