@@ -285,8 +285,7 @@ class Localizer:
                       odds: dict[int, float]) -> Pose:
         """The pose of an attempt, by landmarks where they suffice; what they say is kept among the odds by landmarks."""
         attempt = attempts[row]
-        factors = attempt.sub_map.bundle.covariance_factors
-        hessian_66 = hessian_66 / factors[modality]
+        hessian_66 = hessian_66 / attempt.sub_map.bundle.covariance_factors[modality]
         none, unknown = torch.zeros_like(hessian_66[0, 0]), torch.full_like(hessian_66[0, 0], torch.nan)
         margin = first.margin_B[row]
         if attempt.view is None:
@@ -299,7 +298,7 @@ class Localizer:
                     torch.where(near.enough, near.inliers, none), torch.where(near.enough, near.score, none), margin,
                     torch.where(near.enough, near.misfit, unknown), torch.where(near.enough, near.depth_misfit, unknown))
         if self.choice.gating is not None:
-            odds[attempt.index] = max(odds.get(attempt.index, 0.0), pose.score.item() / max(1.0, factors['landmarks']))
+            odds[attempt.index] = max(odds.get(attempt.index, 0.0), pose.score.item() / max(1.0, attempt.sub_map.positioning.usual_factor))
         return pose
 
     @staticmethod

@@ -96,6 +96,12 @@ class Positioning:
         self.landmarks, self.device = landmarks.to(device), device
         self.options, self.covariance_factor = options, covariance_factor
 
+    @property
+    def usual_factor(self) -> float:
+        """The covariance factor at USUAL_DISTANCE: for what must not hang on the distance of the pose in question, which may be wrong. A
+        wrong focal length moves it off the mapped views, and would be granted for that."""
+        return self.covariance_factor + self.landmarks.growth * USUAL_DISTANCE
+
     @torch.inference_mode()
     def view(self, sight: Sight) -> View:
         """A frame as this map sees it."""
@@ -141,8 +147,7 @@ class Positioning:
         problem = self.matches(strongest, pose_44, self.options.landmark_radius_px * view.pixel)
         matched = Matched(problem.points_BN3[0], strongest.rays_M2.double(), problem.known_BN[0].double(),
                           self.options.landmark_noise_px * view.pixel, self.options.landmark_noise)
-        # Not the distance of this pose: a wrong focal length would move it off, and be granted for that.
-        return look_around(matched, pose_44, self.covariance_factor + self.landmarks.growth * USUAL_DISTANCE)
+        return look_around(matched, pose_44, self.usual_factor)
 
     def _distance(self, pose_44: Tensor, points_M3: Tensor, weights_M: Tensor) -> Tensor:
         """From the nearest mapped view, for a camera that sees these points."""

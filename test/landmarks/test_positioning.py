@@ -13,7 +13,7 @@ from dsac_ros.config import EstimatorOptions
 from dsac_ros.geometry import se3
 from dsac_ros.landmarks.keypoints import Keypoints
 from dsac_ros.landmarks.landmarks import NEAREST, STRONGEST
-from dsac_ros.landmarks.positioning import LEAST_MEASURED, Positioning, View, bearings_of, measured
+from dsac_ros.landmarks.positioning import LEAST_MEASURED, USUAL_DISTANCE, Positioning, View, bearings_of, measured
 
 sys.path.append(str(Path(__file__).parents[1] / 'ransac'))
 from test_hot_path import NoWaiting  # noqa: E402
@@ -133,8 +133,10 @@ def test_the_focal_length_is_granted_more_where_poses_are_poor_wherever_they_are
     for growth in (0.0, 1e6):
         for cameras in (scene['landmarks'].cameras_F34, torch.zeros(0, 3, 4)):
             doubting = replace(scene['landmarks'], growth=growth, cameras_F34=cameras)
-            around = Positioning(doubting, torch.device('cpu'), EstimatorOptions(), 1.0).around(wrong, scene['pose'])
+            doubted = Positioning(doubting, torch.device('cpu'), EstimatorOptions(), 1.0)
+            around = doubted.around(wrong, scene['pose'])
             misfits.append(around.focal_misfit.item())
+            assert doubted.usual_factor == pytest.approx(1 + growth * USUAL_DISTANCE)
     assert misfits[0] == misfits[1] > 0.03 and misfits[2] == misfits[3] == 0
 
 
