@@ -24,7 +24,7 @@ NEIGHBOURS = 4  # candidates among which the second best one is looked for
 MIN_DEPTH = 0.05  # metres in front of the camera
 NOWHERE = 1e3  # on the image plane, so far off that no keypoint is near
 FAR = 1e9  # makes a square on the image plane larger than any similarity
-NEAREST = 0.03  # distance of views that are as good as the same: nothing says how poses err at less
+NEAREST = 0.03  # distance of views that are as good as the same: held-out frames lie 0.01 to 0.03 from mapped ones, and tell of no less
 SAME_PLACE = 0.03  # of the distance: landmarks this close are the same thing mapped twice
 
 

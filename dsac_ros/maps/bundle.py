@@ -30,6 +30,7 @@ MAX_EXPERT_BYTES = 64 << 20
 MAX_GATING_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 20
 MAX_LANDMARKS = 200_000
+MAX_VIEWS = 100_000  # that landmarks were mapped from
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,8 @@ def _landmarks(file: Path, tensors: dict[str, torch.Tensor]) -> Landmarks:
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise MapError(f'{file}: tensor {name}: expected finite numbers')
+    if cameras > MAX_VIEWS:
+        raise MapError(f'{file}: tensor landmarks.cameras: expected at most {MAX_VIEWS} views, found {cameras}')
     if tensors['landmarks.growth'] < 0:
         raise MapError(f'{file}: tensor landmarks.growth: expected 0 or more, found {tensors["landmarks.growth"].item():g}')
     return Landmarks.from_tensors(tensors)

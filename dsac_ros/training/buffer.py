@@ -20,8 +20,8 @@ from dsac_ros.training.augmentation import augmented_view, clean_view
 from dsac_ros.training.budget import Budget
 
 MIN_VIEWS = 20  # however little time there is
-MEASURING_SHARE = 0.05  # of it, to find out how long encoding takes,
-LEAST_TIMINGS, MOST_TIMINGS = 3, 5  # as often as that
+MEASURING_SHARE = 0.05  # of it, to find out how long encoding takes
+LEAST_TIMINGS, MOST_TIMINGS = 3, 5  # for that, as far as the share lasts
 
 
 @dataclass

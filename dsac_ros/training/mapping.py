@@ -79,6 +79,7 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         between = [replace(frame, image=brightened(frame.image)) for frame in held_out]
         trust = None if landmarks is None else trust_between_stretches(found, frames, landmarks, between, options.landmarks, rng, where,
                                                                        budget.part(COMPARISON_SHARE * budget.left()), quiet)
+        del found  # with what was triangulated within stretches it is the bulk of the memory
         watch.lap('compare stretches')
         if trust is not None:
             landmarks = replace(landmarks, common_shift=trust.common_shift, growth=trust.growth)

@@ -142,7 +142,7 @@ def replaced(found: dict[int, FramePoints], frames: list[Frame], points_S3: np.n
         depths_M = (to_S3 - pose[:3, 3]) @ pose[:3, 2]
         ahead_M = depths_M > 0
         moved[index] = replace(points, depths_M=np.where(ahead_M, depths_M, points.depths_M),
-                               points_M3=np.where(ahead_M[:, None], to_S3, points.points_M3))
+                               points_M3=np.where(ahead_M[:, None], to_S3, points.points_M3), within=None)
     return moved
 
 

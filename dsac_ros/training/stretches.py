@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +24,13 @@ from dsac_ros.training.calibration import MAX_FACTOR, MIN_FACTOR, MIN_FRAMES
 from dsac_ros.training.merging import merge
 from dsac_ros.training.triangulation import FramePoints
 
+T = TypeVar('T')
+
 STRETCHES = 5
 LEAST_STRETCHES = 3  # that the others know well enough to say anything
 FRAMES = 12  # of each, MIN_FRAMES in all: neighbours err alike, so that more of them tell little more
-GAP = 5  # frames before and after a stretch that say nothing of it, being much the same
+BETWEEN = 18  # held-out frames at the most: many more would drown what stretches say
+GAP = 5  # frames before and after a stretch, much the same as those of it, that have no landmarks for it
 FACTORS, SQUARES = (MIN_FACTOR, MAX_FACTOR), (1e-16, 1.0)  # what is looked among; squares of the shift
 # Factors, growths and common shifts [rad] that the search for the likeliest begins with.
 STARTS = ((1.0, 5.0, 2e-3), (0.1, 0.1, 1e-5), (10.0, 10.0, 1e-4), (2.0, 1e-3, 1e-3))
@@ -66,6 +70,9 @@ def trust_between_stretches(found: dict[int, FramePoints], frames: list[Frame], 
         found: triangulated within the stretches, too (stretch_of). landmarks: that all of them make, for the held-out frames between them;
             most: how many of them a map may have.
     """
+    if budget.over():
+        return None
+    between = localised_by(landmarks, evenly(held_out, BETWEEN), device)
     stretches, stretch_F = [], stretch_of(len(frames))
     within = {index: points.within for index, points in found.items() if points.within is not None and len(points.within.pixels_M2)}
     for number in progress_bar('compare stretches', STRETCHES, quiet, iterable=range(STRETCHES)):
@@ -75,7 +82,6 @@ def trust_between_stretches(found: dict[int, FramePoints], frames: list[Frame], 
             stretches.append(samples)
     if len(stretches) < LEAST_STRETCHES or sum(map(len, stretches)) < MIN_FRAMES:
         return None
-    between = [] if budget.over() else localised_by(landmarks, held_out, device)
     return fitted([sample for samples in (*stretches, between) for sample in samples])
 
 
@@ -84,7 +90,12 @@ def localised_by_others(part: Sequence[int], within: dict[int, FramePoints], fra
     """Some of the frames of a stretch by the landmarks that the frames outside of it make."""
     others = {index: points for index, points in within.items() if not part[0] - GAP <= index <= part[-1] + GAP}
     _, landmarks = merge(others, frames, most, rng)
-    return [] if landmarks is None else localised_by(landmarks, [frames[index] for index in part[::-(-len(part) // FRAMES)]], device)
+    return [] if landmarks is None else localised_by(landmarks, [frames[index] for index in evenly(part, FRAMES)], device)
+
+
+def evenly(items: Sequence[T], most: int) -> Sequence[T]:
+    """At most so many of them, evenly spread."""
+    return items[::max(1, -(-len(items) // most))]
 
 
 def localised_by(landmarks: Landmarks, frames: list[Frame], device: torch.device) -> list[Sample]:

@@ -77,6 +77,12 @@ def test_the_map_file_keeps_descriptors_to_a_percent(scene) -> None:
     torch.testing.assert_close(again.views_L3, scene['landmarks'].views_L3, atol=5e-3, rtol=0)
 
 
+def test_all_of_them_go_to_a_device(scene) -> None:
+    there = scene['landmarks'].to(torch.device('meta'))
+    tensors = [value for value in vars(there).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 5 and all(value.is_meta for value in tensors)
+
+
 def turned(degrees: float, axis: int = 1) -> np.ndarray:
     return Rotation.from_rotvec(np.radians(degrees) * np.eye(3)[axis]).as_matrix()
 

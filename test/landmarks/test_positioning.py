@@ -112,12 +112,16 @@ def test_what_landmarks_share_is_no_smaller_for_being_many(scene) -> None:
 
 
 def test_covariance_grows_with_the_distance_from_the_mapped_views(scene) -> None:
-    """Of a view turned by 0.3 rad from the only mapped one: 4 + 0.3 * 20 times the inverse Hessian, and 0.3 of the square of the shift."""
+    """Of a view turned by 0.3 rad from the only mapped one: 4 + 0.3 * 20 times the inverse Hessian, and 0.3 of the square of the shift. Of
+    one half a metre off the same with the angle that this is."""
     (trusting, view), turn = positioning(scene), 0.3
     camera = torch.linalg.inv(scene['pose'])
     about_x = torch.tensor([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
     camera[:3, :3] = camera[:3, :3] @ about_x
-    for cameras, distance in ((camera[None, :3], turn), (scene['landmarks'].cameras_F34, NEAREST)):
+    aside, seen = torch.linalg.inv(scene['pose']), scene['landmarks'].points_L3.double() @ scene['pose'][2, :3] + scene['pose'][2, 3]
+    aside[0, 3] += 0.5
+    as_an_angle = 0.5 * (1 / seen).mean().item()  # at the mean of what is seen
+    for cameras, distance in ((camera[None, :3], turn), (aside[None, :3], as_an_angle), (scene['landmarks'].cameras_F34, NEAREST)):
         doubting = replace(scene['landmarks'], common_shift=2e-3, growth=20.0, cameras_F34=cameras.float())
         near = Positioning(doubting, torch.device('cpu'), EstimatorOptions(), 4.0).near(view, scene['pose'], 16 * PIXEL)
         assert near.distance.item() == pytest.approx(distance, abs=2e-3)

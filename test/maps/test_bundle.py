@@ -177,6 +177,7 @@ def test_one_flipped_bit(path: Path) -> None:
     (lambda t: t.update({'landmarks.growth': torch.tensor(torch.inf)}), 'landmarks.growth'),
     (lambda t: t.update({'landmarks.cameras': torch.zeros(())}), 'landmarks.cameras'),
     (lambda t: t.update({'landmarks.cameras': torch.zeros(5, 4, 4)}), 'landmarks.cameras'),
+    (lambda t: t.update({'landmarks.cameras': torch.zeros(100_001, 3, 4)}), 'landmarks.cameras'),
     (lambda t: t.update({'landmarks.cameras': torch.full((5, 3, 4), torch.nan)}), 'landmarks.cameras'),
     (lambda t: t.update({'landmarks.descriptors': torch.zeros(30, 64, dtype=torch.uint8)}), 'landmarks.descriptors'),
 ])

@@ -113,7 +113,9 @@ def test_the_result_says_what_it_was_made_from_and_the_first_map_stays(tmp_path:
     assert bundle.frame_id == start.frame_id and bundle.entry.centre == start.entry.centre and set(record['held_out']) >= {'rgb'}
     # It was not trained for depth, and landmarks are not trained at all.
     assert [bundle.covariance_factors[key] == start.covariance_factors[key] for key in COVARIANCE_KEYS] == [False, True, True]
-    assert bundle.landmarks.common_shift == load_map(path).landmarks.common_shift
+    kept, landmarks = load_map(path).landmarks, bundle.landmarks
+    assert (landmarks.common_shift, landmarks.growth) == (kept.common_shift, kept.growth)
+    assert len(landmarks.cameras_F34) and torch.equal(landmarks.cameras_F34, kept.cameras_F34)
     assert {file: file.read_bytes() for file in path.rglob('*') if file.is_file()} == before
     assert not (tmp_path / 'm.dsacmap.finetuning' / CHECKPOINT).exists()
 

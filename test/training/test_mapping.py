@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,13 @@ def test_the_map_says_how_it_was_made() -> None:
 
 @pytest.mark.parametrize('trust', [Trust(3.25, 4.5, 0.0015), None])
 def test_what_stretches_say_of_each_other_is_in_the_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: Trust | None) -> None:
-    monkeypatch.setattr(mapping, 'trust_between_stretches', lambda *_: trust)
+    def told(found: Any, mapped: Any, landmarks: Any, between: Any, *_: Any) -> Trust | None:
+        assert all(points.within is not None for points in found.values()) and set(found) <= set(range(len(mapped)))
+        stamps = {frame.stamp_ns for frame in mapped}
+        assert len(landmarks.cameras_F34) == len(found) and len(between) > 5 and not stamps & {frame.stamp_ns for frame in between}
+        return trust
+
+    monkeypatch.setattr(mapping, 'trust_between_stretches', told)
     options = replace(QUICK, held_out_share=0.3)
     made = map_source(rooms.ListSource(frames()), tmp_path / 'm.dsacmap', options, 'cpu', quiet=True)
     factor, growth, shift = made.covariance_factors['landmarks'], made.landmarks.growth, made.landmarks.common_shift

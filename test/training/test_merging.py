@@ -162,6 +162,7 @@ def test_in_a_rendered_room_merged_points_lie_nearer_to_the_surfaces(use_depth: 
         return np.concatenate(relative)
 
     assert len(landmarks.points_L3) < 0.6 * sum(len(p.pixels_M2) for p in found.values())
+    np.testing.assert_allclose(landmarks.cameras_F34, [frames[index].map_from_camera[:3] for index in sorted(found)], atol=1e-6)
     before, after = np.median(off(found)), np.median(off(moved))
     if use_depth:  # which has no noise here: there is nothing to gain
         assert after < 2e-3

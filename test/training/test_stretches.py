@@ -88,6 +88,14 @@ def test_held_out_frames_speak_for_views_near_the_mapped_ones() -> None:
     assert bad.factor > 10 * good.factor and good.common_shift < 1e-3
 
 
+def test_held_out_frames_are_few_beside_the_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(stretches, 'localised_by', lambda _, some, *__: asked.append(len(some)) or [])
+    for count, most in ((5, 5), (18, 18), (19, 10), (600, 18)):
+        trust_between_stretches({}, [], None, [None] * count, 0, np.random.default_rng(0), CPU, Budget(500), True)
+        assert asked.pop() == most
+
+
 def test_a_stretch_is_a_fifth_of_the_recording() -> None:
     assert np.bincount(stretch_of(50)).tolist() == [10] * 5 and (np.diff(stretch_of(52)) >= 0).all()
     assert sorted(np.bincount(stretch_of(52))) == [10, 10, 10, 11, 11] and len(stretch_of(0)) == 0
@@ -106,6 +114,7 @@ def test_points_of_other_stretches_alone_are_used(monkeypatch: pytest.MonkeyPatc
     """As triangulated within each of them; frames that no view of their own stretch agrees with have none."""
     seen, alone = [], object()
     monkeypatch.setattr(stretches, 'localised_by_others', lambda part, within, *_: seen.append((list(part), dict(within))) or [])
+    monkeypatch.setattr(stretches, 'localised_by', lambda *_: [])
     mine = FramePoints(np.zeros((1, 2)), np.zeros(1), np.zeros((1, 3)), np.zeros((1, 128)))
     none = FramePoints(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 3)), np.zeros((0, 128)))
     found = {index: replace(mine, within={0: none, 7: None}.get(index, replace(mine))) for index in range(10)}
@@ -136,8 +145,8 @@ def test_too_few_answers_and_what_there_is_no_time_for_say_nothing(monkeypatch: 
 
     assert trust(Budget(0)) is None and trust(Budget(500)) is not None
     now = iter(range(100))
-    # Looked at once for each stretch, and once more for the held-out frames: it lasts for three.
-    assert trust(Budget(3.5, lambda: float(next(now)))) is not None and next(now) == 7
-    assert trust(Budget(2.5, lambda now=iter(range(100)): float(next(now)))) is None  # for two
+    # Looked at once for the held-out frames, and once more for each stretch: it lasts for three.
+    assert trust(Budget(4.5, lambda: float(next(now)))) is not None and next(now) == 7
+    assert trust(Budget(3.5, lambda now=iter(range(100)): float(next(now)))) is None  # for two
     each[0] = 1
     assert trust(Budget(500)) is None  # five answers, however many there are of the held-out frames
