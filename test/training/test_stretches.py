@@ -54,10 +54,10 @@ def walk() -> tuple[Frame, ...]:
     return tuple(SyntheticSource(1, 1, 50, 480, 360, 2.0, sensor=SensorOptions(0, 0, 0, 0), texels_per_metre=150.0, workers=1))
 
 
-def trust_among(frames: list[Frame], held_out: Sequence[Frame] = (), budget: Budget = Budget(500)) -> Trust | None:
+def trust_among(frames: list[Frame], held_out: Sequence[Frame] = ()) -> Trust | None:
     found = triangulate_frames(frames, True, Budget(500), True, stretches_F=stretch_of(len(frames)))
     landmarks = merge(found, frames, 18_000, np.random.default_rng(0))[1]
-    return trust_between_stretches(found, frames, landmarks, list(held_out), 18_000, np.random.default_rng(0), CPU, budget, True)
+    return trust_between_stretches(found, frames, landmarks, list(held_out), 18_000, np.random.default_rng(0), CPU, Budget(500), True)
 
 
 def with_turns(frames: Sequence[Frame], turns_F3: np.ndarray) -> list[Frame]:
