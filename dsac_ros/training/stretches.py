@@ -75,7 +75,7 @@ def trust_between_stretches(found: dict[int, FramePoints], frames: list[Frame], 
     between = localised_by(landmarks, evenly(held_out, BETWEEN), device)
     stretches, stretch_F = [], stretch_of(len(frames))
     within = {index: points.within for index, points in found.items() if points.within is not None and len(points.within.pixels_M2)}
-    for number in progress_bar('compare stretches', STRETCHES, quiet, iterable=range(STRETCHES)):
+    for number in progress_bar('compare stretches', STRETCHES, quiet, 'stretch', iterable=range(STRETCHES)):
         part = [index for index in within if stretch_F[index] == number]
         samples = [] if budget.over() or not part else localised_by_others(part, within, frames, most, rng, device)
         if samples:
