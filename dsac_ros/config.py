@@ -306,8 +306,7 @@ class MappingOptions(Options):
     rgb_only: bool = option(False, 'map from images and poses alone, also where there is depth')
     seed: int = option(0, 'of everything that is drawn at random', low=0, high=2**31 - 1)
     max_frames: int = option(600, 'frames kept of a longer recording, evenly spread', low=10, high=100000)
-    held_out_share: float = option(0.06, 'share of the frames kept from training, to calibrate covariances',
-                                   low=0.01, high=0.5)
+    held_out_share: float = option(0.06, 'share of the frames kept from training, to calibrate covariances', low=0.01, high=0.5)
     encoding_share: float = option(0.25, 'largest share of the time that goes into encoding images', low=0.05, high=0.9)
     augmented: int = option(5, 'augmented views of every frame beside the frame itself, time allowing', low=0, high=20)
     capacity: int = option(900_000, 'samples in the buffer; 1.6 kB each', low=1000, high=10**8)

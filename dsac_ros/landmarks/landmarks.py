@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from dsac_ros.geometry import se3
+
 COMPRESSED = 64  # numbers in a stored descriptor
 SEEN_AT_ONCE = 2400
 STRONGEST, TRIED_ANYWHERE = 300, 10_000  # keypoints against landmarks when the pose is unknown
@@ -107,11 +109,9 @@ def view_distance(cameras_F34: Tensor, camera_from_map_44: Tensor, nearness: Ten
     """
     if not len(cameras_F34):
         return torch.ones_like(nearness)
-    cameras_F34, rotation_33 = cameras_F34.to(camera_from_map_44.dtype), camera_from_map_44[:3, :3]
-    centre_3 = -rotation_33.T @ camera_from_map_44[:3, 3]
-    way_F = (cameras_F34[:, :, 3] - centre_3).norm(dim=1) * nearness
-    # The trace of the rotation between them: 1 + 2 cos of its angle.
-    turn_F = (((cameras_F34[:, :, :3] * rotation_33.T).sum((1, 2)) - 1) / 2).clamp(-1, 1).acos()
+    cameras_F34 = cameras_F34.to(camera_from_map_44.dtype)
+    way_F = (cameras_F34[:, :, 3] - se3.inverse(camera_from_map_44)[:3, 3]).norm(dim=1) * nearness
+    turn_F = se3.rotation_angle(camera_from_map_44[:3, :3] @ cameras_F34[:, :, :3])
     return (way_F.square() + turn_F.square()).amin().sqrt().clamp(min=NEAREST)
 
 

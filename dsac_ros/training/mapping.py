@@ -76,14 +76,15 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         merged, landmarks = merge(found, frames, options.landmarks, rng)
         watch.lap('merge')
         targets = triangulated_targets(merged) if options.rgb_only else depth_targets
-        between = [replace(frame, image=brightened(frame.image)) for frame in held_out]
-        trust = None if landmarks is None else trust_between_stretches(found, frames, landmarks, between, options.landmarks, rng, where,
-                                                                       budget.part(COMPARISON_SHARE * budget.left()), quiet)
+        if landmarks is not None:
+            between = [replace(frame, image=brightened(frame.image)) for frame in held_out]
+            trust = trust_between_stretches(found, frames, landmarks, between, options.landmarks, rng, where,
+                                            budget.part(COMPARISON_SHARE * budget.left()), quiet)
+            if trust is not None:
+                landmarks = replace(landmarks, common_shift=trust.common_shift, growth=trust.growth)
+                known = {'landmarks': trust.factor}
         del found  # with what was triangulated within stretches it is the bulk of the memory
         watch.lap('compare stretches')
-        if trust is not None:
-            landmarks = replace(landmarks, common_shift=trust.common_shift, growth=trust.growth)
-            known = {'landmarks': trust.factor}
     with progress_bar('encode', len(frames) * (1 + augmented), quiet) as progress:
         buffer = fill(frames, encoder, targets, not options.rgb_only, options.capacity, augmented, rng, where,
                       budget.part(encoding_seconds), progress.update)
