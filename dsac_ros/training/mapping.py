@@ -31,18 +31,18 @@ from dsac_ros.networks.gating import prototypes
 from dsac_ros.progress import progress_bar
 from dsac_ros.records import Frame
 from dsac_ros.stopwatch import Stopwatch
+from dsac_ros.training.adjustment import triangulate_in_agreement
 from dsac_ros.training.budget import Budget, Clock
 from dsac_ros.training.buffer import Buffer, Targets, depth_targets, fill, usable_views
 from dsac_ros.training.calibration import calibrate
 from dsac_ros.training.head import Head, train_head
 from dsac_ros.training.merging import merge
 from dsac_ros.training.stretches import stretch_of, trust_between_stretches
-from dsac_ros.training.triangulation import triangulate_frames, triangulated_targets
+from dsac_ros.training.triangulation import keypoints_of, triangulated_targets
 
 HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
 MIN_FRAMES = 10
 COMPARISON_SHARE = 0.15  # of the time that is left when landmarks are made, at the most
-TRIANGULATION_SHARE = 0.35  # of the time that is left when keypoints are found, at the most
 
 
 def map_source(source: FrameSource, out: str | Path, options: MappingOptions = MappingOptions(), device: str = 'auto',
@@ -67,10 +67,12 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
     encoding_seconds = options.encoding_share * budget.left()
     frames, augmented = usable_views(training, encoder, where, budget.part(encoding_seconds), options.augmented)
     targets: Targets = depth_targets
-    landmarks, triangulated, known = None, 0, {}
+    landmarks, triangulated, known, agreement = None, 0, {}, {}
     if options.landmarks or options.rgb_only:
-        found = triangulate_frames(frames, not options.rgb_only, budget, quiet, TRIANGULATION_SHARE,
-                                   stretch_of(len(frames)) if options.landmarks else None)
+        given = frames
+        frames, found, agreement = triangulate_in_agreement(
+            given, keypoints_of(given, quiet), not options.rgb_only, options.adjust_poses, budget, options.seed, quiet,
+            stretch_of(len(given)) if options.landmarks else None)
         triangulated = len(found)
         watch.lap('triangulate')
         merged, landmarks = merge(found, frames, options.landmarks, rng)
@@ -78,7 +80,7 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         targets = triangulated_targets(merged) if options.rgb_only else depth_targets
         if landmarks is not None:
             between = [replace(frame, image=brightened(frame.image)) for frame in held_out]
-            trust = trust_between_stretches(found, frames, landmarks, between, options.landmarks, rng, where,
+            trust = trust_between_stretches(found, frames, given, landmarks, between, options.landmarks, rng, where,
                                             budget.part(COMPARISON_SHARE * budget.left()), quiet)
             if trust is not None:
                 landmarks = replace(landmarks, common_shift=trust.common_shift, growth=trust.growth)
@@ -101,7 +103,8 @@ def map_source(source: FrameSource, out: str | Path, options: MappingOptions = M
         factors, errors = calibrate(head.expert, landmarks, held_out, source.map_frame, centre, extent, where, not options.rgb_only,
                                     budget.part(0.0) if stopped() else budget, known)
         watch.lap('calibrate')
-        counts = {'frames': len(frames), 'frames_given': len(training), 'held_out_frames': len(held_out), 'triangulated': triangulated}
+        counts = {'frames': len(frames), 'frames_given': len(training), 'held_out_frames': len(held_out), 'triangulated': triangulated,
+                  'poses': agreement}
         record = describe(options, head, buffer, landmarks, left_out, errors, counts, budget.spent(), watch, where)
         return save_map(out, source.map_frame, name, head.expert.cpu(), landmarks, factors, centre, extent, record, overwrite,
                         prototypes(buffer.descriptors_FD))
@@ -141,7 +144,7 @@ def known_points(buffer: Buffer) -> np.ndarray:
 
 
 def describe(options: MappingOptions, head: Head, buffer: Buffer, landmarks: Landmarks | None, left_out: Counter[str],
-             errors: dict[str, Any], counts: dict[str, int], seconds: float, watch: Stopwatch, device: torch.device) -> dict[str, Any]:
+             errors: dict[str, Any], counts: dict[str, Any], seconds: float, watch: Stopwatch, device: torch.device) -> dict[str, Any]:
     """What the manifest says of how the map was made."""
     return {'created': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'options': asdict(options), 'device': device.type,
             'seconds': round(seconds, 1), 'stage_seconds': {stage: round(ms / 1e3, 1) for stage, ms in watch.stages.items()},

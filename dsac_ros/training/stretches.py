@@ -61,14 +61,16 @@ def stretch_of(count: int) -> np.ndarray:
     return np.arange(count) * STRETCHES // max(1, count)
 
 
-def trust_between_stretches(found: dict[int, FramePoints], frames: list[Frame], landmarks: Landmarks, held_out: list[Frame], most: int,
-                            rng: np.random.Generator, device: torch.device, budget: Budget, quiet: bool = False) -> Trust | None:
+def trust_between_stretches(found: dict[int, FramePoints], frames: list[Frame], given: list[Frame], landmarks: Landmarks,
+                            held_out: list[Frame], most: int, rng: np.random.Generator, device: torch.device, budget: Budget,
+                            quiet: bool = False) -> Trust | None:
     """What makes the poses of all stretches, as far as the budget has time for them, and of the held-out frames likeliest; None where the
     stretches know too little of each other.
 
     Args:
-        found: triangulated within the stretches, too (stretch_of). landmarks: that all of them make, for the held-out frames between them;
-            most: how many of them a map may have.
+        found: triangulated within the stretches, too (stretch_of), by the poses of `frames`. given: the same frames with the poses that the
+            errors are counted from: adjusted ones agree with the other stretches already.
+        landmarks: that all of them make, for the held-out frames between them; most: how many of them a map may have.
     """
     if budget.over():
         return None
@@ -77,7 +79,7 @@ def trust_between_stretches(found: dict[int, FramePoints], frames: list[Frame], 
     within = {index: points.within for index, points in found.items() if points.within is not None and len(points.within.pixels_M2)}
     for number in progress_bar('compare stretches', STRETCHES, quiet, 'stretch', iterable=range(STRETCHES)):
         part = [index for index in within if stretch_F[index] == number]
-        samples = [] if budget.over() or not part else localised_by_others(part, within, frames, most, rng, device)
+        samples = [] if budget.over() or not part else localised_by_others(part, within, frames, given, most, rng, device)
         if samples:
             stretches.append(samples)
     if len(stretches) < LEAST_STRETCHES or sum(map(len, stretches)) < MIN_FRAMES:
@@ -85,12 +87,12 @@ def trust_between_stretches(found: dict[int, FramePoints], frames: list[Frame], 
     return fitted([sample for samples in (*stretches, between) for sample in samples])
 
 
-def localised_by_others(part: Sequence[int], within: dict[int, FramePoints], frames: list[Frame], most: int, rng: np.random.Generator,
-                        device: torch.device) -> list[Sample]:
+def localised_by_others(part: Sequence[int], within: dict[int, FramePoints], frames: list[Frame], given: list[Frame], most: int,
+                        rng: np.random.Generator, device: torch.device) -> list[Sample]:
     """Some of the frames of a stretch by the landmarks that the frames outside of it make."""
     others = {index: points for index, points in within.items() if not part[0] - GAP <= index <= part[-1] + GAP}
     _, landmarks = merge(others, frames, most, rng)
-    return [] if landmarks is None else localised_by(landmarks, [frames[index] for index in evenly(part, FRAMES)], device)
+    return [] if landmarks is None else localised_by(landmarks, [given[index] for index in evenly(part, FRAMES)], device)
 
 
 def evenly(items: Sequence[T], most: int) -> Sequence[T]:

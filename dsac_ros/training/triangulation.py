@@ -43,32 +43,39 @@ class FramePoints:
     within: FramePoints | None = None
 
 
-def triangulate_frames(frames: list[Frame], use_depth: bool, budget: Budget, quiet: bool = False, share: float = 1.0,
+def keypoints_of(frames: list[Frame], quiet: bool = False) -> list[Keypoints]:
+    """Of all frames, whatever time it takes: a map without landmarks answers little."""
+    # Threads suffice: OpenCV and the matrix products release the interpreter.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found_in = pool.map(lambda frame: detect(frame.image, frame.camera, MAPPING), frames)
+        return list(progress_bar('keypoints', len(frames), quiet, iterable=found_in))
+
+
+def triangulate_frames(frames: list[Frame], keypoints: list[Keypoints], use_depth: bool, budget: Budget, quiet: bool = False,
                        stretches_F: np.ndarray | None = None) -> dict[int, FramePoints]:
     """Triangulate the keypoints of all frames, in random order as far as the budget allows.
 
     Args:
-        share: of what is left of the budget when the keypoints are found. On a slow or busy machine finding them alone can take longer
-            than that, and a map without landmarks answers little.
         stretches_F: the stretch of the recording that each frame is of, to triangulate within these, too.
     """
-    poses = np.stack([frame.map_from_camera for frame in frames])
+    poses = map_from_cameras(frames)
     found: dict[int, FramePoints] = {}
 
     def solve(index: int) -> None:
-        if not solving.over():
+        if not budget.over():
             points = triangulate(index, keypoints, poses, frames[index] if use_depth else None, frames[index].camera.fx, stretches_F)
             if len(points.pixels_M2):
                 found[index] = points
 
-    # Threads suffice: OpenCV and the matrix products release the interpreter.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found_in = pool.map(lambda frame: detect(frame.image, frame.camera, MAPPING), frames)
-        keypoints = list(progress_bar('keypoints', len(frames), quiet, iterable=found_in))
-        solving = budget.part(share * budget.left())
         order = np.random.default_rng(0).permutation(len(frames)).tolist()
         list(progress_bar('triangulate', len(frames), quiet, iterable=pool.map(solve, order)))
     return dict(sorted(found.items()))  # not in the order in which threads were done: the same seed gives the same landmarks
+
+
+def map_from_cameras(frames: list[Frame]) -> np.ndarray:
+    """Their poses (F, 4, 4)."""
+    return np.stack([frame.map_from_camera for frame in frames])
 
 
 def triangulated_targets(found: dict[int, FramePoints]) -> Targets:

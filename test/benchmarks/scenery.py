@@ -20,7 +20,7 @@ from dsac_ros.networks.expert import Expert
 from dsac_ros.records import Camera, Frame
 from dsac_ros.training.budget import Budget
 from dsac_ros.training.merging import merge
-from dsac_ros.training.triangulation import triangulate_frames
+from dsac_ros.training.triangulation import keypoints_of, triangulate_frames
 
 CAMERA = Camera(320, 240, 260.0, 265.0, 158.0, 121.0)
 FRAMES = 6
@@ -70,6 +70,7 @@ def saved_map(path: Path, frames: list[Frame] | None) -> Path:
     torch.manual_seed(0)
     landmarks = None
     if frames:
-        landmarks = merge(triangulate_frames(frames, True, Budget(500), True), frames, 30_000, np.random.default_rng(0))[1]
+        found = triangulate_frames(frames, keypoints_of(frames, True), True, Budget(500), True)
+        landmarks = merge(found, frames, 30_000, np.random.default_rng(0))[1]
     save_map(path, 'map', 'room', Expert(CHANNELS), landmarks, dict.fromkeys(COVARIANCE_KEYS, 1.0), [0.0] * 3, [20.0] * 3, {})
     return path

@@ -19,6 +19,7 @@ from dsac_ros.localizer import Localizer
 from dsac_ros.maps.bundle import load_map
 from dsac_ros.records import Frame
 from dsac_ros.training import calibration, mapping
+from dsac_ros.training.buffer import fill
 from dsac_ros.training.calibration import FALLBACK_FACTORS
 from dsac_ros.training.mapping import map_source, read_frames, stop_on_interrupt
 from dsac_ros.training.stretches import Trust
@@ -50,9 +51,10 @@ def test_the_map_says_how_it_was_made() -> None:
 
 @pytest.mark.parametrize('trust', [Trust(3.25, 4.5, 0.0015), None])
 def test_what_stretches_say_of_each_other_is_in_the_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trust: Trust | None) -> None:
-    def told(found: Any, mapped: Any, landmarks: Any, between: Any, *_: Any) -> Trust | None:
+    def told(found: Any, mapped: Any, given: Any, landmarks: Any, between: Any, *_: Any) -> Trust | None:
         assert all(points.within is not None for points in found.values()) and set(found) <= set(range(len(mapped)))
         stamps = {frame.stamp_ns for frame in mapped}
+        assert given is mapped  # the poses are exact
         assert len(landmarks.cameras_F34) == len(found) and len(between) > 5 and not stamps & {frame.stamp_ns for frame in between}
         return trust
 
@@ -65,6 +67,34 @@ def test_what_stretches_say_of_each_other_is_in_the_map(tmp_path: Path, monkeypa
     else:
         assert (factor, growth, shift) == (3.25, 4.5, 0.0015)
     assert load_map(tmp_path / 'm.dsacmap').covariance_factors['landmarks'] == factor
+
+
+@pytest.mark.parametrize('adjust', [True, False])
+def test_a_map_is_of_the_poses_that_images_agree_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adjust: bool) -> None:
+    """All of it: landmarks and what the head learns; errors are counted from the given poses."""
+    rng, disturbed, seen = np.random.default_rng(0), [], {}
+    for frame in frames():
+        pose_44 = frame.map_from_camera.copy()
+        pose_44[:3, 3] += rng.normal(scale=0.01, size=3)
+        disturbed.append(replace(frame, map_from_camera=pose_44))
+
+    def told(found: Any, mapped: Any, given: Any, *_: Any) -> None:
+        seen.update(mapped=mapped, given=given)
+
+    def filled(mapped: Any, *arguments: Any) -> Any:
+        seen['learnt'] = mapped
+        return fill(mapped, *arguments)
+
+    monkeypatch.setattr(mapping, 'trust_between_stretches', told)
+    monkeypatch.setattr(mapping, 'fill', filled)
+    made = map_source(rooms.ListSource(disturbed), tmp_path / 'm.dsacmap', replace(QUICK, adjust_poses=adjust), 'cpu', quiet=True)
+    by_stamp = {frame.stamp_ns: frame.map_from_camera for frame in disturbed}
+    assert all((frame.map_from_camera == by_stamp[frame.stamp_ns]).all() for frame in seen['given'])
+    assert (seen['mapped'] is seen['given']) is not adjust and seen['learnt'] is seen['mapped']
+    cameras = np.stack([frame.map_from_camera[:3] for frame in seen['mapped']])
+    np.testing.assert_allclose(made.landmarks.cameras_F34.numpy(), cameras[:len(made.landmarks.cameras_F34)], atol=1e-6)
+    moved = np.median([np.linalg.norm(m.map_from_camera[:3, 3] - g.map_from_camera[:3, 3]) for m, g in zip(seen['mapped'], seen['given'])])
+    assert made.training['poses'] == {} if not adjust else made.training['poses']['moved_m'] == pytest.approx(moved, abs=1e-4) and moved > 0.003
 
 
 def seen_points(frame: Frame) -> np.ndarray:

@@ -12,7 +12,7 @@ from dsac_ros.landmarks.keypoints import DIMENSIONS
 from dsac_ros.records import Camera, Frame
 from dsac_ros.training.budget import Budget
 from dsac_ros.training.merging import meeting_points, merge, same_look, same_point, sightings, sums
-from dsac_ros.training.triangulation import FramePoints, triangulate_frames
+from dsac_ros.training.triangulation import FramePoints, keypoints_of, triangulate_frames
 
 CAMERA = Camera(640, 480, 500.0, 510.0, 320.0, 240.0)
 TRUTH_K3 = np.stack(np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-0.8, 0.8, 4), [2.5, 3.0]), -1).reshape(-1, 3)
@@ -151,7 +151,7 @@ def walk() -> tuple[Frame, ...]:
 @pytest.mark.parametrize('use_depth', [True, False])
 def test_in_a_rendered_room_merged_points_lie_nearer_to_the_surfaces(use_depth: bool) -> None:
     frames = list(walk())
-    found = triangulate_frames(frames, use_depth, Budget(500), True)
+    found = triangulate_frames(frames, keypoints_of(frames, True), use_depth, Budget(500), True)
     moved, landmarks = merge(found, frames, 30_000, np.random.default_rng(0))
 
     def off(points: dict[int, FramePoints]) -> np.ndarray:
@@ -168,5 +168,6 @@ def test_in_a_rendered_room_merged_points_lie_nearer_to_the_surfaces(use_depth: 
         assert after < 2e-3
     else:  # sixteen of the other 23 views were partners already
         assert after < before < 0.01, (before, after)
-    again = merge(triangulate_frames(frames, use_depth, Budget(500), True), frames, 30_000, np.random.default_rng(0))[1]
+    found = triangulate_frames(frames, keypoints_of(frames, True), use_depth, Budget(500), True)
+    again = merge(found, frames, 30_000, np.random.default_rng(0))[1]
     np.testing.assert_array_equal(landmarks.points_L3, again.points_L3)  # whichever thread was first

@@ -17,7 +17,7 @@ from dsac_ros.training.budget import Budget
 from dsac_ros.training.calibration import MIN_FACTOR
 from dsac_ros.training.merging import merge
 from dsac_ros.training.stretches import GAP, Sample, Trust, fitted, localised_by_others, stretch_of, trust_between_stretches
-from dsac_ros.training.triangulation import FramePoints, triangulate_frames
+from dsac_ros.training.triangulation import FramePoints, keypoints_of, triangulate_frames
 
 CPU = torch.device('cpu')
 
@@ -55,9 +55,10 @@ def walk() -> tuple[Frame, ...]:
 
 
 def trust_among(frames: list[Frame], held_out: Sequence[Frame] = ()) -> Trust | None:
-    found = triangulate_frames(frames, True, Budget(500), True, stretches_F=stretch_of(len(frames)))
+    found = triangulate_frames(frames, keypoints_of(frames, True), True, Budget(500), True, stretches_F=stretch_of(len(frames)))
     landmarks = merge(found, frames, 18_000, np.random.default_rng(0))[1]
-    return trust_between_stretches(found, frames, landmarks, list(held_out), 18_000, np.random.default_rng(0), CPU, Budget(500), True)
+    rng = np.random.default_rng(0)
+    return trust_between_stretches(found, frames, frames, landmarks, list(held_out), 18_000, rng, CPU, Budget(500), True)
 
 
 def with_turns(frames: Sequence[Frame], turns_F3: np.ndarray) -> list[Frame]:
@@ -92,7 +93,7 @@ def test_held_out_frames_are_few_beside_the_stretches(monkeypatch: pytest.Monkey
     asked = []
     monkeypatch.setattr(stretches, 'localised_by', lambda _, some, *__: asked.append(len(some)) or [])
     for count, most in ((5, 5), (18, 18), (19, 10), (600, 18)):
-        trust_between_stretches({}, [], None, [None] * count, 0, np.random.default_rng(0), CPU, Budget(500), True)
+        trust_between_stretches({}, [], [], None, [None] * count, 0, np.random.default_rng(0), CPU, Budget(500), True)
         assert asked.pop() == most
 
 
@@ -106,7 +107,7 @@ def test_a_stretch_has_no_part_in_what_it_is_localised_by(monkeypatch: pytest.Mo
     seen = []
     monkeypatch.setattr(stretches, 'merge', lambda others, *_: (seen.append(list(others)), (others, None))[1])
     found = dict.fromkeys(range(0, 100, 2))
-    assert localised_by_others(list(range(first, first + 20, 2)), found, [], 0, np.random.default_rng(0), CPU) == []
+    assert localised_by_others(list(range(first, first + 20, 2)), found, [], [], 0, np.random.default_rng(0), CPU) == []
     assert seen == [[i for i in range(0, 100, 2) if i < first - GAP or i > first + 18 + GAP]]
 
 
@@ -118,7 +119,7 @@ def test_points_of_other_stretches_alone_are_used(monkeypatch: pytest.MonkeyPatc
     mine = FramePoints(np.zeros((1, 2)), np.zeros(1), np.zeros((1, 3)), np.zeros((1, 128)))
     none = FramePoints(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 3)), np.zeros((0, 128)))
     found = {index: replace(mine, within={0: none, 7: None}.get(index, replace(mine))) for index in range(10)}
-    assert trust_between_stretches(found, [alone] * 10, None, [], 0, np.random.default_rng(0), CPU, Budget(500), True) is None
+    assert trust_between_stretches(found, [alone] * 10, [alone] * 10, None, [], 0, np.random.default_rng(0), CPU, Budget(500), True) is None
     assert [part for part, _ in seen] == [[1], [2, 3], [4, 5], [6], [8, 9]]
     assert all(within == {i: found[i].within for i in range(10) if i not in (0, 7)} for _, within in seen)
 
@@ -141,7 +142,7 @@ def test_too_few_answers_and_what_there_is_no_time_for_say_nothing(monkeypatch: 
     found = {index: replace(points, within=points) for index in range(50)}
 
     def trust(budget: Budget) -> Trust | None:
-        return trust_between_stretches(found, [None] * 50, None, [], 0, rng, CPU, budget, True)
+        return trust_between_stretches(found, [None] * 50, [None] * 50, None, [], 0, rng, CPU, budget, True)
 
     assert trust(Budget(0)) is None and trust(Budget(500)) is not None
     now = iter(range(100))

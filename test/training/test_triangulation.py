@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,15 @@ from scipy.spatial.transform import Rotation
 from dsac_ros.data.synthetic import SensorOptions, SyntheticSource
 from dsac_ros.records import Frame
 from dsac_ros.training.budget import Budget
-from dsac_ros.training.triangulation import PARTNERS, FramePoints, choose_partners, meet, triangulate_frames, triangulated_targets
+from dsac_ros.training.triangulation import (
+    PARTNERS,
+    FramePoints,
+    choose_partners,
+    keypoints_of,
+    meet,
+    triangulate_frames,
+    triangulated_targets,
+)
 
 
 @lru_cache(maxsize=1)
@@ -20,10 +29,14 @@ def walk() -> tuple[Frame, ...]:
     return tuple(SyntheticSource(1, 1, 24, 480, 360, 4.0, sensor=SensorOptions(0, 0, 0, 0), texels_per_metre=150.0, workers=1))
 
 
+def triangulated(frames: list[Frame], use_depth: bool, budget: Budget | None = None, **more: Any) -> dict[int, FramePoints]:
+    return triangulate_frames(frames, keypoints_of(frames, True), use_depth, budget or Budget(500), True, **more)
+
+
 def test_depths_are_those_of_the_room() -> None:
     """Parallax of 1.5 degrees and 1 px of f = 400: 10 % of the depth at the worst, 2 % in the median; wrong matches are few."""
     frames = list(walk())
-    found = triangulate_frames(frames, False, Budget(500), True)
+    found = triangulated(frames, False)
     assert len(found) > 15 and sum(len(p.pixels_M2) for p in found.values()) > 500
     relative = []
     for index, points in found.items():
@@ -41,7 +54,7 @@ def test_depths_are_those_of_the_room() -> None:
 
 def test_depth_beside_the_rays_makes_them_better() -> None:
     frames = list(walk())[:12]
-    found = triangulate_frames(frames, True, Budget(500), True)
+    found = triangulated(frames, True)
     relative = []
     for index, points in found.items():
         x, y = np.clip(np.rint(points.pixels_M2).astype(int), 0, [479, 359]).T
@@ -52,7 +65,7 @@ def test_depth_beside_the_rays_makes_them_better() -> None:
 
 def test_targets_lie_on_the_ray_of_their_cell_near_the_surface() -> None:
     frames = list(walk())
-    found = triangulate_frames(frames, False, Budget(500), True)
+    found = triangulated(frames, False)
     targets = triangulated_targets(found)
     index = max(found, key=lambda i: len(found[i].pixels_M2))
     frame = frames[index]
@@ -71,23 +84,16 @@ def test_targets_lie_on_the_ray_of_their_cell_near_the_surface() -> None:
     assert np.isnan(targets(index, distorted, np.array([[-500.0, -500.0]]))).all()
 
 
-def test_finding_keypoints_is_not_part_of_the_share() -> None:
-    """A clock that the keypoints of one frame take 30 s of: of 100 s there are 70 left, and of these there is a tenth."""
-    frames = list(walk())[:4]
-    ticks = iter([0.0, 30.0, 30.0, 30.0, *(30.0 + 2.0 * k for k in range(20))])
-    assert len(triangulate_frames(frames, False, Budget(100, lambda: next(ticks)), True, 0.1)) >= 2
-
-
 def test_within_a_stretch_only_its_own_views_count() -> None:
     """Three stretches: wrong poses of the others move points, but not those that a stretch triangulates by itself."""
     frames, stretches = list(walk()), np.repeat([0, 1, 2], 8)
-    whole = triangulate_frames(frames, False, Budget(500), True)
-    both = triangulate_frames(frames, False, Budget(500), True, stretches_F=stretches)
+    whole = triangulated(frames, False)
+    both = triangulated(frames, False, stretches_F=stretches)
     assert both.keys() == whole.keys() and all(points.within is None for points in whole.values())
     for index, points in both.items():
         np.testing.assert_array_equal(points.points_M3, whole[index].points_M3)
     moved = [f if s == 1 else replace(f, map_from_camera=f.map_from_camera + np.eye(4, k=3) * 0.02) for f, s in zip(frames, stretches)]
-    again = triangulate_frames(moved, False, Budget(500), True, stretches_F=stretches)
+    again = triangulated(moved, False, stretches_F=stretches)
     mine = [index for index in both if stretches[index] == 1 and index in again]
     assert len(mine) > 4
 
@@ -103,9 +109,9 @@ def test_within_a_stretch_only_its_own_views_count() -> None:
 
 def test_no_time_and_blank_images_give_nothing() -> None:
     frames = list(walk())[:4]
-    assert triangulate_frames(frames, False, Budget(0), True) == {}
+    assert triangulated(frames, False, Budget(0)) == {}
     blank = [replace(f, image=np.zeros_like(f.image)) for f in frames]
-    assert triangulate_frames(blank, False, Budget(100), True) == {}
+    assert triangulated(blank, False) == {}
 
 
 @pytest.mark.parametrize('with_prior', [False, True])
