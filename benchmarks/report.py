@@ -17,6 +17,7 @@ from dsac_ros.evaluation.tables import write_json
 MODALITIES = ('rgb', 'rgb+w', 'rgbd')
 OURS = 'ours'
 COLUMNS = 5  # of a table: as many as there are shares of outliers
+LEAST_M, MOST_M = 1e-5, 10.0  # of an error, where ratios are averaged: no answer is no worse than one that is as wrong
 BASE_PX = 10.0  # what everybody's defaults are near
 
 
@@ -24,7 +25,7 @@ BASE_PX = 10.0  # what everybody's defaults are near
 class Result(Heat):
     """An estimator in one cell, at its best threshold there (0: it has none). median_m, and over_reference: that over the median of what
     could be reached. within_5cm_5deg: share. cpu_ms, p95_cpu_ms, wall_ms; over_poselib: median ratio of its CPU time to PoseLib's (100 to
-    1000 iterations, at the best threshold) on the same frames."""
+    1000 iterations, at the best threshold) on the same frames; error_over_poselib: geometric mean of the ratio of errors, likewise."""
 
     estimator: str
     modality: str
@@ -39,6 +40,7 @@ class Result(Heat):
     wall_ms: float
     over_poselib: float
     over_poselib_base: float
+    error_over_poselib: float
 
 
 def summarise(records: Sequence[Record]) -> list[Result]:
@@ -53,7 +55,7 @@ def summarise(records: Sequence[Record]) -> list[Result]:
         best = {name: min((list(run.values()) for run in runs.values()), key=lambda run: _median(run, 'position_m'))
                 for name, runs in estimators.items()}
         bases = [best.get(POSELIB, []), estimators.get(POSELIB, {}).get(BASE_PX, {}).values()]
-        results += [_result(heat, run, *({record.frame: record.cpu_ms for record in base} for base in bases)) for run in best.values()]
+        results += [_result(heat, run, *({record.frame: record for record in base} for base in bases)) for run in best.values()]
     return results
 
 
@@ -92,7 +94,8 @@ def verdict(results: Sequence[Result]) -> str:
         ahead = sum(result.median_m < _best_peer(result, results) for result in mine)
         lines.append(f'* {name}: error over what can be reached {_range(r.over_reference for r in mine)}; ahead of every peer with the '
                      f'same input in {ahead} of {len(mine)} cells; CPU time over that of {POSELIB} {_range(r.over_poselib for r in mine)} '
-                     f'at its best threshold, {_range(r.over_poselib_base for r in mine)} at {BASE_PX:g} px')
+                     f'at its best threshold, {_range(r.over_poselib_base for r in mine)} at {BASE_PX:g} px; error over that of {POSELIB}, '
+                     f'frame by frame, {_range(r.error_over_poselib for r in mine)}')
     return '\n'.join(lines) + '\n'
 
 
@@ -102,8 +105,10 @@ def _best_peer(result: Result, results: Sequence[Result]) -> float:
                 and not other.estimator.startswith((OURS, '('))), default=float('inf'))
 
 
-def _result(heat: Heat, run: Sequence[Record], *bases_ms: dict[int, float]) -> Result:
-    ratios = [[record.cpu_ms / base_ms[record.frame] for record in run if record.frame in base_ms] for base_ms in bases_ms]
+def _result(heat: Heat, run: Sequence[Record], *bases: dict[int, Record]) -> Result:
+    ratios = [[record.cpu_ms / base[record.frame].cpu_ms for record in run if record.frame in base] for base in bases]
+    errors = [np.log(np.clip([record.position_m, bases[0][record.frame].position_m], LEAST_M, MOST_M))
+              for record in run if record.frame in bases[0]]
     over_poselib, over_poselib_base = (float(np.median(ratio)) if ratio else float('nan') for ratio in ratios)
     median_m = _median(run, 'position_m')
     within = np.mean([record.position_m < 0.05 and record.rotation_deg < 5 for record in run])
@@ -111,7 +116,8 @@ def _result(heat: Heat, run: Sequence[Record], *bases_ms: dict[int, float]) -> R
                   median_m=median_m, median_deg=_median(run, 'rotation_deg'), over_reference=median_m / _median(run, 'reference_m'),
                   within_5cm_5deg=float(within), cpu_ms=_median(run, 'cpu_ms'),
                   p95_cpu_ms=float(np.percentile([record.cpu_ms for record in run], 95)), wall_ms=_median(run, 'wall_ms'),
-                  over_poselib=over_poselib, over_poselib_base=over_poselib_base)
+                  over_poselib=over_poselib, over_poselib_base=over_poselib_base,
+                  error_over_poselib=float(np.exp(-np.diff(errors).mean())) if errors else float('nan'))
 
 
 def _times(result: Result) -> str:

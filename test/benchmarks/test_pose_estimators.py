@@ -75,6 +75,11 @@ def test_peers_get_their_best_threshold_and_times_are_paired() -> None:
     assert (poselib.threshold_px, poselib.median_m, poselib.over_poselib, poselib.over_poselib_base) == (30.0, 0.02, 1.0, 0.5)
     assert (ours_64.frames, ours_64.over_reference, ours_64.over_poselib, ours_64.over_poselib_base) == (1, 1.0, 3.0, 1.5)
     assert ours_64.within_5cm_5deg == 1
+    # Frame by frame, in the geometric mean: half and a quarter; no answer counts as ten metres.
+    more = [replace(one, frame=frame, position_m=metres) for one, frame, metres in
+            ((wide, 1, 0.04), (mine, 1, 0.01), (wide, 2, float('inf')), (mine, 2, 10.0), (mine, 3, 1.0))]
+    poselib, ours_64 = summarise([wide, mine, *more])
+    assert (poselib.error_over_poselib, ours_64.error_over_poselib) == (1.0, pytest.approx(0.5))
 
 
 def test_report_without_known_bounds(tmp_path: Path) -> None:
