@@ -73,10 +73,10 @@ def triangulate_in_agreement(given: list[Frame], keypoints: list[Keypoints], use
     of keypoints from points by the given poses and by these [px], medians of how far poses were moved and turned; nothing where no frames
     share points, or there was no time.
     """
-    def triangulated(posed: list[Frame]) -> dict[int, FramePoints]:
-        return triangulate_frames(posed, keypoints, use_depth, budget.part(TRIANGULATION_SHARE * budget.left()), quiet, stretches_F)
+    def triangulated(posed: list[Frame], part: Budget) -> dict[int, FramePoints]:
+        return triangulate_frames(posed, keypoints, use_depth, part, quiet, stretches_F)
 
-    frames, found, record = given, triangulated(given), {}
+    frames, found, record = given, triangulated(given, budget.part(TRIANGULATION_SHARE * budget.left())), {}
     for _ in range(ROUNDS if adjust else 0):
         moved = adjusted(found, frames, given, np.random.default_rng(seed), budget.part(ADJUSTMENT_SHARE * budget.left()))
         if moved is None:
@@ -85,8 +85,9 @@ def triangulate_in_agreement(given: list[Frame], keypoints: list[Keypoints], use
         if moved.gain < LEAST_GAIN:
             break
         posed = [replace(frame, map_from_camera=pose_44) for frame, pose_44 in zip(given, moved.map_from_camera_F44)]
-        again = triangulated(posed)
-        if len(again) < len(found):  # there was no time for all of them
+        part = budget.part(TRIANGULATION_SHARE * budget.left())
+        again = triangulated(posed, part)
+        if part.over():  # some frames may be without points now
             break
         frames, found = posed, again
         off_F44 = np.linalg.inv(map_from_cameras(given)) @ moved.map_from_camera_F44

@@ -112,6 +112,19 @@ def test_poses_that_there_is_no_time_to_triangulate_by_are_not_taken() -> None:
     assert adjusted(found, given, given, np.random.default_rng(0), Budget(500)) is not None
 
 
+def test_a_frame_that_has_no_points_by_the_new_poses_does_not_keep_the_others_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def without_the_first(*arguments: object) -> dict[int, FramePoints]:
+        calls.append(arguments)
+        found = triangulate_frames(*arguments)
+        return found if len(calls) == 1 else {index: points for index, points in found.items() if index > 0}
+
+    monkeypatch.setattr(adjustment, 'triangulate_frames', without_the_first)
+    frames, found, record = triangulate_in_agreement(disturbed(walk()), seen(), True, True, Budget(500), 0, True)
+    assert record['moved_m'] > 0.005 and sorted(found) == list(range(1, len(frames))) and len(calls) > 1
+
+
 def test_where_no_views_share_points_there_is_nothing_to_agree_on() -> None:
     given, rng = list(walk()), np.random.default_rng(0)
     found = triangulate_frames(given, seen(), True, Budget(500), True)
