@@ -315,7 +315,8 @@ class MappingOptions(Options):
     learning_rate: float = option(3e-3, 'peak of the one-cycle schedule', low=1e-6, high=1.0)
     weight_decay: float = option(1e-2, 'of AdamW', low=0.0, high=10.0)
     landmarks: int = option(18_000, 'landmarks kept in the map, 82 bytes each; 0 = none', low=0, high=200_000)
-    adjust_poses: bool = option(True, 'move the given poses, a centimetre or so, where the images disagree with them')
+    adjust_poses: bool = option(True, 'move the given poses, a centimetre or so, where the images disagree with them and there is '
+                                'time; with landmarks, or rgb_only')
     width: int = option(128, 'of the layers of the head', low=16, high=4096)
     cluster_weight: float = option(0.2, 'of the cross entropy of the cluster choice', low=0.0, high=100.0)
     reprojection_weight: float = option(0.02, 'of the reprojection loss where no coordinate is known (rgb_only)', low=0.0, high=100.0)

@@ -187,9 +187,10 @@ def map_room(path: str, out: str, name: str, options: argparse.Namespace, mappin
           f'{record["steps"]} steps in {record["seconds"]:.0f} s'
           + (' (interrupted)' if record['interrupted'] else ''))
     poses = record['poses']
-    if poses.get('moved_m'):
-        print(f'  poses moved by {100 * poses["moved_m"]:.1f} cm, {poses["turned_deg"]:.2f} deg in the median, where images disagreed by '
-              f'{poses["given_px"]:.2f} px ({poses["px"]:.2f} px left; --set adjust_poses=false keeps the poses)')
+    if poses.get('moved'):
+        print(f'  images disagreed with the poses, or with the calibration, by {poses["given_px"]:.2f} px in the median: {poses["moved"]} '
+              f'poses moved by {100 * poses["moved_m"]:.1f} cm, {poses["turned_deg"]:.2f} deg ({poses["px"]:.2f} px left; '
+              '--set adjust_poses=false keeps them)')
     for kind, errors in record['held_out'].items():
         print(f'  {kind}: {100 * errors["median_translation_m"]:.1f} cm, {errors["median_rotation_deg"]:.2f} deg '
               f'in the median of {errors["frames"]} frames held out')

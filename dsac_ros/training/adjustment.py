@@ -14,30 +14,34 @@ import torch
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
+from dsac_ros.evaluation.metrics import pose_error
 from dsac_ros.geometry import se3
 from dsac_ros.landmarks.keypoints import Keypoints
+from dsac_ros.ransac.correspondences import across
 from dsac_ros.records import Frame
 from dsac_ros.training.budget import Budget
 from dsac_ros.training.merging import ALONG, OUTLIER_PX, meeting_points, same_point, sightings
 from dsac_ros.training.triangulation import FramePoints, map_from_cameras, triangulate_frames
 
-TRIANGULATION_SHARE = 0.35  # of the time that is left, at the most
-ADJUSTMENT_SHARE = 0.1  # the same
+TRIANGULATION_SHARE = 0.35  # of the time that is left, for all rounds, at the most
 ROUNDS = 2  # of adjusting: by better poses more keypoints find their match
-# Of the distances between keypoints and points: what is left over with exact poses falls by up to 0.12, since there is more to fit it with.
+# Of the distances between keypoints and points: with poses that are right they fall by up to 0.12, since there is more to fit them with.
 LEAST_GAIN = 0.2
+LEAST_SIGHTINGS = 30  # of points that others see, too, for a view to be moved: fewer can be met by a wrong pose
+FIXED = 1e6  # times as firmly as others are held views with fewer
 TURN, SHIFT = math.radians(0.25), 0.01  # standard deviations of given poses, about and along each axis [rad, m]
 STEPS = 8  # of Gauss and Newton
-MOST_SIGHTINGS = 40_000  # of points at random: what hundreds of sightings in each view say, thousands do not say better
+MOST_SIGHTINGS = 100  # a view, in the mean, of points at random: more take time and say little more
 MIN_RANGE = 0.05  # metres along the ray, nearer than which a point is taken for that far
 
 
 @dataclass(frozen=True)
 class Adjustment:
-    """map_from_camera_F44: the poses. before_px, after_px: median distance of keypoints from their points, these being the best for the
-    given poses, and for these."""
+    """map_from_camera_F44: the poses. movable_F: which of them could be moved. before_px, after_px: median distance of keypoints from their
+    points, these being the best for the poses of before, and for these."""
 
     map_from_camera_F44: np.ndarray
+    movable_F: np.ndarray
     before_px: float
     after_px: float
 
@@ -70,30 +74,33 @@ def triangulate_in_agreement(given: list[Frame], keypoints: list[Keypoints], use
         adjust: whether to, or only to triangulate. Others: as of triangulate_frames.
 
     Returns the frames with the poses that the points were found by, the points, and what a manifest says of these poses: median distance
-    of keypoints from points by the given poses and by these [px], medians of how far poses were moved and turned; nothing where no frames
-    share points, or there was no time.
+    of keypoints from points by the given poses and by these [px], how many were moved, and the medians of how far these were; nothing where
+    no frames share points, or there was no time.
     """
-    def triangulated(posed: list[Frame], part: Budget) -> dict[int, FramePoints]:
+    part = budget.part(TRIANGULATION_SHARE * budget.left())
+
+    def triangulated(posed: list[Frame]) -> dict[int, FramePoints]:
         return triangulate_frames(posed, keypoints, use_depth, part, quiet, stretches_F)
 
-    frames, found, record = given, triangulated(given, budget.part(TRIANGULATION_SHARE * budget.left())), {}
+    frames, found, record = given, triangulated(given), {}
+    needed = part.spent()
     for _ in range(ROUNDS if adjust else 0):
-        moved = adjusted(found, frames, given, np.random.default_rng(seed), budget.part(ADJUSTMENT_SHARE * budget.left()))
+        moved = adjusted(found, frames, given, np.random.default_rng(seed), part)
         if moved is None:
             break
-        record = record or {'given_px': round(moved.before_px, 3), 'px': round(moved.before_px, 3), 'moved_m': 0.0, 'turned_deg': 0.0}
-        if moved.gain < LEAST_GAIN:
+        record = record or {'given_px': round(moved.before_px, 3), 'px': round(moved.before_px, 3), 'moved': 0, 'moved_m': 0.0,
+                            'turned_deg': 0.0}
+        if not moved.gain >= LEAST_GAIN or part.left() < needed:
             break
         posed = [replace(frame, map_from_camera=pose_44) for frame, pose_44 in zip(given, moved.map_from_camera_F44)]
-        part = budget.part(TRIANGULATION_SHARE * budget.left())
-        again = triangulated(posed, part)
-        if part.over():  # some frames may be without points now
+        again = triangulated(posed)
+        if part.over():  # it took longer this time: some frames may be without points now
             break
         frames, found = posed, again
-        off_F44 = np.linalg.inv(map_from_cameras(given)) @ moved.map_from_camera_F44
-        turned_F = se3.rotation_angle(torch.from_numpy(off_F44[:, :3, :3])).rad2deg()
-        record |= {'px': round(moved.after_px, 3), 'moved_m': round(float(np.median(np.linalg.norm(off_F44[:, :3, 3], axis=1))), 4),
-                   'turned_deg': round(turned_F.median().item(), 3)}
+        off = [pose_error(pose_44, frame.map_from_camera) for pose_44, frame in zip(moved.map_from_camera_F44, given)]
+        moved_m, turned_deg = np.median(np.array(off)[moved.movable_F], axis=0)
+        record |= {'px': round(moved.after_px, 3), 'moved': int(moved.movable_F.sum()), 'moved_m': round(float(moved_m), 4),
+                   'turned_deg': round(float(turned_deg), 3)}
     return frames, found, record
 
 
@@ -104,19 +111,20 @@ def adjusted(found: dict[int, FramePoints], frames: list[Frame], given: list[Fra
     Args:
         given: the same frames with the poses that they are held near.
     """
-    tracks = tracks_of(found, frames, rng)
+    tracks = None if budget.over() else tracks_of(found, frames, rng)
     if tracks is None:
         return None
     views_F44, given_F44 = (se3.inverse(torch.from_numpy(map_from_cameras(some))) for some in (frames, given))
     points_K3 = tracks.points_K3
     for _ in range(STEPS):
-        views_F44, points_K3 = step(tracks, views_F44, points_K3, None)
+        views_F44, points_K3 = step(tracks, views_F44, points_K3)
     before_px = median_px(tracks, views_F44, points_K3)
+    movable_F = torch.bincount(tracks.view_S, minlength=len(frames)) >= LEAST_SIGHTINGS
     for _ in range(STEPS):
         if budget.over():
             return None
-        views_F44, points_K3 = step(tracks, views_F44, points_K3, given_F44)
-    return Adjustment(se3.inverse(views_F44).numpy(), before_px, median_px(tracks, views_F44, points_K3))
+        views_F44, points_K3 = step(tracks, views_F44, points_K3, given_F44, torch.where(movable_F, 1.0, FIXED))
+    return Adjustment(se3.inverse(views_F44).numpy(), movable_F.numpy(), before_px, median_px(tracks, views_F44, points_K3))
 
 
 def tracks_of(found: dict[int, FramePoints], frames: list[Frame], rng: np.random.Generator) -> Tracks | None:
@@ -128,7 +136,7 @@ def tracks_of(found: dict[int, FramePoints], frames: list[Frame], rng: np.random
     view_S = np.repeat(list(found), [len(points.pixels_M2) for points in found.values()])
     views_K = np.bincount(np.unique(np.stack([labels_S, view_S]), axis=1)[0])
     order = rng.permutation(np.flatnonzero(views_K > 1))
-    chosen = order[np.cumsum(np.bincount(labels_S)[order]) <= MOST_SIGHTINGS]
+    chosen = order[np.cumsum(np.bincount(labels_S)[order]) <= MOST_SIGHTINGS * len(frames)]
     if not len(chosen):
         return None
     number_K = np.full(len(views_K), -1)
@@ -141,13 +149,13 @@ def tracks_of(found: dict[int, FramePoints], frames: list[Frame], rng: np.random
     distance_S = np.linalg.norm(points_K3[point_S] - seen.centres_S3[kept], axis=1)
     along_K = np.full(len(chosen), np.inf)
     np.minimum.at(along_K, point_S, ALONG * distance_S)
-    across_S23 = torch.linalg.svd(ray_S3[:, None])[2][:, 1:]
-    return Tracks(*(torch.from_numpy(values) for values in (view_S[kept], point_S)), ray_S3, across_S23,
+    return Tracks(*(torch.from_numpy(values) for values in (view_S[kept], point_S)), ray_S3, torch.stack(across(ray_S3), 1),
                   *(torch.from_numpy(values) for values in (seen.focal_S[kept], points_K3, along_K)))
 
 
-def step(tracks: Tracks, views_F44: Tensor, points_K3: Tensor, given_F44: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One step of Gauss and Newton, of points and poses; of points alone where given_F44, which poses are held near, is None."""
+def step(tracks: Tracks, views_F44: Tensor, points_K3: Tensor, given_F44: Tensor | None = None,
+         firmness_F: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """One step of Gauss and Newton: of points alone, or of poses, too, which are held near given_F44, each with its firmness_F."""
     error_S2, by_place_S23, place_S3 = errors(tracks, views_F44, points_K3)
     weight_S = 1 / (1 + error_S2.square().sum(1) / OUTLIER_PX ** 2)
     by_point_S23 = by_place_S23 @ views_F44[tracks.view_S, :3, :3]
@@ -161,10 +169,10 @@ def step(tracks: Tracks, views_F44: Tensor, points_K3: Tensor, given_F44: Tensor
         return views_F44, points_K3 - (inverse_K33 @ gradient_K3[..., None])[..., 0]
     by_view_S26 = torch.cat([-by_place_S23 @ se3.skew(place_S3), by_place_S23], -1)
     weighted_S62, count = (weight_S[:, None, None] * by_view_S26).mT, len(views_F44)
-    hold_6 = torch.tensor([TURN] * 3 + [SHIFT] * 3).double() ** -2
-    hessian_F66 = summed(weighted_S62 @ by_view_S26, tracks.view_S, count) + hold_6.diag()
+    hold_F6 = firmness_F[:, None] * torch.tensor([TURN] * 3 + [SHIFT] * 3).double() ** -2
+    hessian_F66 = summed(weighted_S62 @ by_view_S26, tracks.view_S, count) + hold_F6.diag_embed()
     gradient_F6 = (summed((weighted_S62 @ error_S2[..., None])[..., 0], tracks.view_S, count)
-                   + hold_6 * se3.difference(views_F44, given_F44))
+                   + hold_F6 * se3.difference(views_F44, given_F44))
     both_S63 = weighted_S62 @ by_point_S23
 
     def eliminated(values_K3: Tensor) -> Tensor:

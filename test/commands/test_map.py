@@ -22,7 +22,7 @@ from dsac_ros.maps.bundle import load_map
 from dsac_ros.training import mapping
 
 RECORD = dict(options={'landmarks': 9000}, frames=40, frames_given=60, triangulated=40, landmarks=300, samples=5000, steps=77,
-              seconds=12.3, interrupted=False,
+              seconds=12.3, interrupted=False, poses={},
               held_out={'rgb': {'frames': 9, 'median_translation_m': 0.0312, 'median_rotation_deg': 0.77}})
 
 
@@ -57,7 +57,17 @@ def test_defaults_are_those_of_the_options(asked: dict[str, Any], capsys: pytest
     assert given == ['bag', 'maps/kitchen.v2.dsacmap', 'auto', 'kitchen', False]
     out = capsys.readouterr().out
     assert '77 steps in 12 s' in out and 'rgb: 3.1 cm, 0.77 deg in the median of 9 frames' in out and '3 x no_depth' in out
-    assert 'interrupted' not in out
+    assert 'interrupted' not in out and 'disagreed' not in out
+
+
+@pytest.mark.parametrize('moved', [0, 31])
+def test_moved_poses_are_told(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moved: int) -> None:
+    poses = {'given_px': 0.58, 'px': 0.41, 'moved': moved, 'moved_m': 0.0068, 'turned_deg': 0.14}
+    monkeypatch.setitem(RECORD, 'poses', poses)
+    assert run('bag', '--out', 'm.dsacmap') == 0
+    said = ('images disagreed with the poses, or with the calibration, by 0.58 px in the median: 31 poses moved by 0.7 cm, 0.14 deg '
+            '(0.41 px left; --set adjust_poses=false keeps them)')
+    assert (said in capsys.readouterr().out) is (moved > 0)
 
 
 @pytest.mark.parametrize(('changes', 'said'), [

@@ -17,7 +17,17 @@ from dsac_ros.geometry import se3
 from dsac_ros.landmarks.keypoints import Keypoints
 from dsac_ros.records import Frame
 from dsac_ros.training import adjustment
-from dsac_ros.training.adjustment import LEAST_GAIN, SHIFT, TURN, Tracks, adjusted, step, tracks_of, triangulate_in_agreement
+from dsac_ros.training.adjustment import (
+    LEAST_GAIN,
+    SHIFT,
+    TURN,
+    Adjustment,
+    Tracks,
+    adjusted,
+    step,
+    tracks_of,
+    triangulate_in_agreement,
+)
 from dsac_ros.training.budget import Budget
 from dsac_ros.training.merging import OUTLIER_PX
 from dsac_ros.training.triangulation import FramePoints, keypoints_of, map_from_cameras, triangulate_frames
@@ -61,9 +71,13 @@ def test_disturbed_poses_come_back(use_depth: bool, shift: float, left: float) -
     before, after = errors(map_from_cameras(given)), errors(map_from_cameras(frames))
     assert after[0] < left * before[0] and after[1] < left * before[1]
     assert record['px'] < 0.6 * record['given_px'] and 0.5 * shift < record['moved_m'] < 3 * shift and 0.05 < record['turned_deg'] < 1.0
-    # Of what the manifest says one is counted by other means, and the points are those of the new poses.
-    moved = np.linalg.norm(map_from_cameras(frames)[:, :3, 3] - map_from_cameras(given)[:, :3, 3], axis=1)
-    assert record['moved_m'] == pytest.approx(np.median(moved), abs=1e-4)
+    # What the manifest says, counted by other means; and the points are those of the new poses.
+    changed = [mine.map_from_camera for mine, old in zip(frames, given) if np.abs(mine.map_from_camera - old.map_from_camera).max() > 1e-4]
+    off = np.linalg.inv(map_from_cameras(given)) @ map_from_cameras(frames)
+    moved, turned = np.linalg.norm(off[:, :3, 3], axis=1), np.degrees(Rotation.from_matrix(off[:, :3, :3]).magnitude())
+    assert record['moved'] == len(changed) == (turned > 1e-3).sum() >= 30
+    assert record['moved_m'] == pytest.approx(np.median(moved[turned > 1e-3]), abs=1e-4)
+    assert record['turned_deg'] == pytest.approx(np.median(turned[turned > 1e-3]), abs=1e-3)
     again = triangulate_frames(frames, seen(), use_depth, Budget(500), True)
     assert again.keys() == found.keys() and all((again[i].points_M3 == found[i].points_M3).all() for i in found)
     assert sum(map(len, (p.pixels_M2 for p in found.values()))) > 1.1 * sum(
@@ -80,33 +94,69 @@ def test_exact_poses_stay_to_the_bit_and_so_do_others_where_that_is_asked_for() 
 
 
 def test_a_gain_that_is_small_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gains(*least: float) -> list[bool]:
-        found = iter(least)
-        moved = map_from_cameras(disturbed(walk(), 0.02))
-        monkeypatch.setattr(adjustment, 'adjusted', lambda *_: adjustment.Adjustment(moved, 1.0, 1 - next(found)))
-        frames, _, record = triangulate_in_agreement(list(walk()), seen(), True, True, Budget(500), 0, True)
-        assert record['given_px'] == 1.0
-        return [mine is not given for mine, given in zip(frames, walk())]
+    given, every = list(walk()), np.ones(len(walk()), bool)
+    moved = map_from_cameras(disturbed(walk(), 0.02))
 
-    assert not any(gains(LEAST_GAIN - 0.01)) and all(gains(LEAST_GAIN + 0.01, 0.0))
+    def gains(*least: float) -> list[bool]:
+        asked = []
+
+        def told(found: dict[int, FramePoints], frames: list[Frame], held_near: list[Frame], *_: object) -> Adjustment:
+            # Poses are held near the given ones in every round, wherever they are by then.
+            assert held_near is given and (frames is given) is (not asked)
+            assert not asked or (map_from_cameras(frames) == moved).all()
+            before = 1.0 if not asked else 0.5
+            asked.append(before)
+            return Adjustment(moved, every, before, before * (1 - least[len(asked) - 1]))
+
+        monkeypatch.setattr(adjustment, 'adjusted', told)
+        frames, found, record = triangulate_in_agreement(given, seen(), True, True, Budget(500), 0, True, np.repeat([0, 1], 18))
+        assert record['given_px'] == 1.0 and len(asked) == len(least) and all(points.within is not None for points in found.values())
+        assert record['moved'] == (len(given) if frames is not given else 0)
+        return [mine is not old for mine, old in zip(frames, given)]
+
+    assert LEAST_GAIN > 0.15  # of what COLMAP's poses of the kitchen have up to 0.12 (docs/mapping.md)
+    assert not any(gains(LEAST_GAIN - 0.01)) and not any(gains(math.nan)) and all(gains(LEAST_GAIN + 0.01, 0.0))
     assert all(gains(0.5, 0.5))  # and no third time
 
 
-def test_poses_that_there_is_no_time_to_triangulate_by_are_not_taken() -> None:
-    """The clock stands still while the given poses are used, and jumps to the end of the time once they are adjusted."""
-    given, now = disturbed(walk()), [0.0]
+@pytest.mark.parametrize('count', [5, 15])
+def test_views_of_few_keypoints_are_not_moved_however_well_that_would_suit_them(count: int) -> None:
+    few = [Keypoints(k.pixels_M2[:count], k.rays_M2[:count], k.descriptors_MD[:count]) for k in seen()]
+    frames, found, record = triangulate_in_agreement(list(walk()), few, True, True, Budget(500), 0, True)
+    assert all(mine is given for mine, given in zip(frames, walk())) and record['moved'] == 0
+    moved = adjusted(found, frames, disturbed(walk()), np.random.default_rng(0), Budget(500))
+    assert not moved.movable_F.any()
+
+
+@pytest.mark.parametrize(('first', 'again', 'calls', 'taken'), [
+    (10, 10, 3, True),  # twice adjusted
+    (16, 16, 2, True),  # there is time for one more, and no third
+    (18, 18, 1, False),  # none for another: it is not begun
+    (16, 20, 2, False),  # it was begun, and takes longer than the first
+    (40, 1, 1, False),  # the first had to be cut short
+])
+def test_all_rounds_share_the_time(monkeypatch: pytest.MonkeyPatch, first: float, again: float, calls: int, taken: bool) -> None:
+    """A clock that stands still but for triangulations, which have 35 of 100 s."""
+    now, asked, given = [0.0], [], disturbed(walk())
+
+    def slow(*arguments: object) -> dict[int, FramePoints]:
+        found = triangulate_frames(*arguments)
+        now[0] += again if asked else first
+        asked.append(arguments)
+        return found
+
+    told = Adjustment(map_from_cameras(list(walk())), np.ones(len(given), bool), 1.0, 0.5)
+    monkeypatch.setattr(adjustment, 'triangulate_frames', slow)
+    monkeypatch.setattr(adjustment, 'adjusted', lambda *arguments: None if arguments[4].over() else told)
     budget = Budget(100, lambda: now[0])
-    original = adjustment.adjusted
+    frames, found, record = triangulate_in_agreement(given, seen(), True, True, budget, 0, True)
+    assert len(asked) == calls and (frames is not given) is taken and (record.get('moved', 0) > 0) is taken
+    assert now[0] <= 36 or first == 40
+    assert found.keys() == triangulate_frames(frames, seen(), True, Budget(500), True).keys()
 
-    def slow(*arguments: object) -> adjustment.Adjustment | None:
-        moved = original(*arguments)
-        now[0] = 101.0
-        return moved
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adjustment, 'adjusted', slow)
-        frames, found, record = triangulate_in_agreement(given, seen(), True, True, budget, 0, True)
-    assert frames is given and len(found) == len(given) and record['moved_m'] == 0
+def test_without_time_nothing_is_adjusted() -> None:
+    given = disturbed(walk())
     found = triangulate_frames(given, seen(), True, Budget(500), True)
     assert adjusted(found, given, given, np.random.default_rng(0), Budget(0)) is None
     assert adjusted(found, given, given, np.random.default_rng(0), Budget(500)) is not None
@@ -141,14 +191,18 @@ def test_tracks_are_of_several_views_and_not_too_many(monkeypatch: pytest.Monkey
     tracks = tracks_of(found, given, rng)
     views = [len(tracks.view_S[tracks.point_S == point].unique()) for point in range(len(tracks.points_K3))]
     assert min(views) == 2 and max(views) >= 8
+    assert tracks.along_K.min() > 0.01 and (tracks.focal_S == given[0].camera.fx).all()
+    longer = [replace(f, camera=replace(f.camera, fx=2 * f.camera.fx)) if i % 2 else f for i, f in enumerate(given)]
+    other = tracks_of(found, longer, np.random.default_rng(0))
+    assert (other.focal_S == torch.tensor([f.camera.fx for f in longer], dtype=torch.float64)[other.view_S]).all()
     # Every sighting is on its ray, but for the noise of pixels, and the two directions are across it.
     far_S = adjustment.errors(tracks, se3.inverse(torch.from_numpy(map_from_cameras(given))), tracks.points_K3)[0].norm(dim=1)
     assert far_S.median() < 1 and (far_S < 10).double().mean() > 0.97
     frame = torch.cat([tracks.ray_S3[:, None], tracks.across_S23], 1)
     torch.testing.assert_close(frame @ frame.mT, torch.eye(3).double().expand(len(frame), 3, 3))
-    monkeypatch.setattr(adjustment, 'MOST_SIGHTINGS', 500)
+    monkeypatch.setattr(adjustment, 'MOST_SIGHTINGS', 12)
     few = tracks_of(found, given, rng)
-    assert 400 < len(few.view_S) <= 500 and few.point_S.unique().tolist() == list(range(len(few.points_K3)))
+    assert 400 < len(few.view_S) <= 12 * len(given) and few.point_S.unique().tolist() == list(range(len(few.points_K3)))
 
 
 def test_the_optimum_is_that_of_another_solver() -> None:
@@ -169,7 +223,7 @@ def test_the_optimum_is_that_of_another_solver() -> None:
                     torch.from_numpy(points_K3), torch.full((40,), 0.1).double())
     views_F44, found_K3 = given_F44, tracks.points_K3
     for _ in range(60):
-        views_F44, found_K3 = step(tracks, views_F44, found_K3, given_F44)
+        views_F44, found_K3 = step(tracks, views_F44, found_K3, given_F44, torch.ones(count))
 
     units = np.concatenate([np.full(15, TURN), np.full(15, SHIFT), np.full(120, 0.02)])
 

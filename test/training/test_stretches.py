@@ -4,6 +4,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,20 @@ def test_a_stretch_has_no_part_in_what_it_is_localised_by(monkeypatch: pytest.Mo
     found = dict.fromkeys(range(0, 100, 2))
     assert localised_by_others(list(range(first, first + 20, 2)), found, [], [], 0, np.random.default_rng(0), CPU) == []
     assert seen == [[i for i in range(0, 100, 2) if i < first - GAP or i > first + 18 + GAP]]
+
+
+def test_errors_are_counted_from_the_given_poses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Landmarks are of the adjusted ones."""
+    asked, adjusted, given = [], [object() for _ in range(50)], [object() for _ in range(50)]
+
+    def merged(_: Any, frames: Any, *__: Any) -> tuple[None, object]:
+        assert frames is adjusted
+        return None, object()
+
+    monkeypatch.setattr(stretches, 'merge', merged)
+    monkeypatch.setattr(stretches, 'localised_by', lambda _, frames, __: asked.extend(frames) or [])
+    localised_by_others(list(range(10, 20)), dict.fromkeys(range(50)), adjusted, given, 0, np.random.default_rng(0), CPU)
+    assert asked and set(map(id, asked)) <= set(map(id, given))
 
 
 def test_points_of_other_stretches_alone_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
