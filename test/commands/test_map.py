@@ -61,7 +61,8 @@ def test_defaults_are_those_of_the_options(asked: dict[str, Any], capsys: pytest
 
 
 @pytest.mark.parametrize('moved', [0, 31])
-def test_moved_poses_are_told(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], moved: int) -> None:
+def test_moved_poses_are_told(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+                              moved: int) -> None:
     poses = {'given_px': 0.58, 'px': 0.41, 'moved': moved, 'moved_m': 0.0068, 'turned_deg': 0.14}
     monkeypatch.setitem(RECORD, 'poses', poses)
     assert run('bag', '--out', 'm.dsacmap') == 0
