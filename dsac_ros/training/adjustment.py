@@ -75,7 +75,7 @@ def triangulate_in_agreement(given: list[Frame], keypoints: list[Keypoints], use
 
     Returns the frames with the poses that the points were found by, the points, and what a manifest says of these poses: median distance
     of keypoints from points by the given poses and by these [px], how many were moved, and the medians of how far these were; nothing where
-    no frames share points, or there was no time.
+    no view has enough points that others see, too, or there was no time.
     """
     part = budget.part(TRIANGULATION_SHARE * budget.left())
 
@@ -106,7 +106,9 @@ def triangulate_in_agreement(given: list[Frame], keypoints: list[Keypoints], use
 
 def adjusted(found: dict[int, FramePoints], frames: list[Frame], given: list[Frame], rng: np.random.Generator,
              budget: Budget) -> Adjustment | None:
-    """Move the poses of all frames until the keypoints found in them agree; None where they share no points or the time is over.
+    """Move the poses of all frames until the keypoints found in them agree.
+
+    None where no view has enough points that others see, too, or the time is over.
 
     Args:
         given: the same frames with the poses that they are held near.
@@ -114,12 +116,14 @@ def adjusted(found: dict[int, FramePoints], frames: list[Frame], given: list[Fra
     tracks = None if budget.over() else tracks_of(found, frames, rng)
     if tracks is None:
         return None
+    movable_F = torch.bincount(tracks.view_S, minlength=len(frames)) >= LEAST_SIGHTINGS
+    if not movable_F.any():
+        return None
     views_F44, given_F44 = (se3.inverse(torch.from_numpy(map_from_cameras(some))) for some in (frames, given))
     points_K3 = tracks.points_K3
     for _ in range(STEPS):
         views_F44, points_K3 = step(tracks, views_F44, points_K3)
     before_px = median_px(tracks, views_F44, points_K3)
-    movable_F = torch.bincount(tracks.view_S, minlength=len(frames)) >= LEAST_SIGHTINGS
     for _ in range(STEPS):
         if budget.over():
             return None
