@@ -3,12 +3,17 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 from dsac_ros.errors import DsacError, Interrupted
 
 INTERRUPTED = 130  # exit code, as of a shell after Ctrl-C
 COMMANDS = ('map', 'maps', 'finetune', 'evaluate', 'view', 'convert', 'synth')
+TRAINING = ('map', 'maps', 'finetune')
+# How often a thread of OpenMP looks for work before it sleeps. By default it does so for milliseconds, and beside other work on the machine
+# threads that wait for each other then take nearly all of the time (docs/mapping.md, "Beside other work").
+SPINS = '3000'
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -20,6 +25,9 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, run, and turn an error that the user can cure into one line and exit code 1, an end that was asked for into 130."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in TRAINING:
+        os.environ.setdefault('GOMP_SPINCOUNT', SPINS)  # before torch is imported, which reads it once
     parser = argparse.ArgumentParser(prog='dsac-ros', description=f'Learned camera localisation: {", ".join(COMMANDS)}.')
     subparsers = parser.add_subparsers(dest='command', required=True)
     for name in COMMANDS:

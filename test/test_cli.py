@@ -1,6 +1,7 @@
 """The command dsac-ros: help of every sub-command, one line for an error of the user, a traceback for ours."""
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,28 @@ def test_an_error_of_ours_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> Non
     assert cli.main(['convert', 'a', '--out', 'b']) == 1
     monkeypatch.setattr(convert, 'run', lambda _: (_ for _ in ()).throw(Interrupted('left; go on with --resume')))
     assert cli.main(['convert', 'a', '--out', 'b']) == cli.INTERRUPTED
+
+
+@pytest.mark.parametrize(('command', 'given', 'expected'), [
+    ('map', None, cli.SPINS), ('maps', None, cli.SPINS), ('finetune', None, cli.SPINS), ('map', '7', '7'), ('evaluate', None, None)])
+def test_threads_that_train_sleep_soon(command: str, given: str | None, expected: str | None) -> None:
+    """Said before torch is there to read it, and not to whoever says otherwise."""
+    code = f'''
+import os, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == 'torch':
+            print(os.environ.get('GOMP_SPINCOUNT'))
+
+sys.meta_path.insert(0, Finder())
+from dsac_ros import cli
+cli.main([{command!r}, '--help'])
+'''
+    environment = {name: value for name, value in os.environ.items() if name != 'GOMP_SPINCOUNT'}
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=200,
+                          env={**environment, **({'GOMP_SPINCOUNT': given} if given else {})})
+    assert done.stdout.splitlines()[0] == str(expected), done.stderr
 
 
 def test_as_a_process(tmp_path: Path) -> None:
