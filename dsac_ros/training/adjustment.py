@@ -85,12 +85,14 @@ def triangulate_in_agreement(given: list[Frame], keypoints: list[Keypoints], use
     frames, found, record = given, triangulated(given), {}
     needed = part.spent()
     for _ in range(ROUNDS if adjust else 0):
+        if part.left() < needed:
+            break
         moved = adjusted(found, frames, given, np.random.default_rng(seed), part)
         if moved is None:
             break
         record = record or {'given_px': round(moved.before_px, 3), 'px': round(moved.before_px, 3), 'moved': 0, 'moved_m': 0.0,
                             'turned_deg': 0.0}
-        if not moved.gain >= LEAST_GAIN or part.left() < needed:
+        if not moved.gain >= LEAST_GAIN:
             break
         posed = [replace(frame, map_from_camera=pose_44) for frame, pose_44 in zip(given, moved.map_from_camera_F44)]
         again = triangulated(posed)
