@@ -1,6 +1,6 @@
 """The map bundle: a folder with one manifest.yaml and the tensors of its experts in safetensors files.
 
-Nothing in it can run code: YAML by safe_load, tensors by safetensors, and every name, hash, shape and number is checked before use.
+Nothing in it can run code: YAML by a safe loader, tensors by safetensors, and every name, hash, shape and number is checked before use.
 """
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from safetensors.torch import save as save_tensors
 from dsac_ros.errors import MapError
 from dsac_ros.landmarks.keypoints import DIMENSIONS
 from dsac_ros.landmarks.landmarks import COMPRESSED, Landmarks
-from dsac_ros.maps.manifest import FILE, ExpertEntry, Manifest, check_name, read_manifest, read_yaml
+from dsac_ros.maps.manifest import FILE, ExpertEntry, Manifest, check_name, read_manifest, read_plain, read_yaml
 from dsac_ros.networks.encoder import CHANNELS, shared_encoder
 from dsac_ros.networks.expert import Expert
+from dsac_ros.networks.gating import DIMENSIONS as GATING_DIMENSIONS
 from dsac_ros.networks.gating import Prototypes
 
 MAX_EXPERT_BYTES = 64 << 20
@@ -77,10 +78,12 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Pat
     except OSError as error:
         raise MapError(f'{path}: cannot be written: {error.strerror}') from error
     try:
-        for name, data in files.items():
+        for name, data in {**files, FILE: manifest.text().encode()}.items():
             (temporary / name).parent.mkdir(exist_ok=True)
-            (temporary / name).write_bytes(data) if isinstance(data, bytes) else shutil.copyfile(data, temporary / name)
-        (temporary / FILE).write_text(manifest.text())
+            with (temporary / name).open('wb') as file:
+                file.write(data if isinstance(data, bytes) else read_plain(data, MAX_EXPERT_BYTES))
+                file.flush()
+                os.fsync(file.fileno())  # an old map is removed below, and a power cut must not leave neither
         temporary.chmod(0o755)
         if path.exists():
             retired = temporary.with_name(temporary.name + '.old')
@@ -101,10 +104,10 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Pat
 
 def check_place(path: Path, overwrite: bool) -> None:
     """Raise MapError where save_map could not write, before the minutes of work and not after."""
-    if path.exists() and not (overwrite and (path / 'manifest.yaml').is_file()):
-        raise MapError(f'{path}: exists already{"" if not overwrite else " and is no map"}; choose another --out'
-                       f'{" or --overwrite" if not overwrite else ""}')
     try:
+        if path.exists() and not (overwrite and (path / FILE).is_file()):
+            raise MapError(f'{path}: exists already{"" if not overwrite else " and is no map"}; choose another --out'
+                           f'{" or --overwrite" if not overwrite else ""}')
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
@@ -138,10 +141,13 @@ def load_prototypes(path: Path, entry: ExpertEntry) -> Prototypes:
     try:
         found = Prototypes.from_tensors(tensors)
         good = found.descriptors_MD.ndim == 2 and len(found.descriptors_MD) > 0 and bool(found.descriptors_MD.isfinite().all())
+        size = found.descriptors_MD.shape[-1]
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         raise MapError(f'{file}: no prototypes: {" ".join(str(error).split()):.200}') from error
     if not good or set(tensors) != set(found.tensors()):
         raise MapError(f'{file}: expected finite prototypes, found tensors {", ".join(sorted(tensors)):.200}')
+    if size != GATING_DIMENSIONS:
+        raise MapError(f'{file}: expected descriptors of {GATING_DIMENSIONS} numbers, found {size}')
     return found
 
 
@@ -160,11 +166,8 @@ def checked_bytes(file: Path, expected: str, most: int) -> bytes:
     Not memory-mapped: whoever checks the hash has read it all.
     """
     try:
-        size = file.stat().st_size
-        if size > most:
-            raise MapError(f'{file}: {size} bytes, expected at most {most}')
-        data = file.read_bytes()
-    except OSError as error:
+        data = read_plain(file, most)
+    except FileNotFoundError as error:
         raise MapError(f'{file}: cannot be read: {error.strerror}; the map is incomplete, copy it again') from error
     found = sha256(data)
     if found != expected:
@@ -187,7 +190,8 @@ def _build(file: Path, tensors: dict[str, torch.Tensor]) -> Expert:
         raise MapError(f'{file}: tensors of an expert are missing: found {", ".join(sorted(tensors))[:200]}') from error
     if channels != CHANNELS or not 0 < width <= 4096 or not 0 < clusters <= 4096:
         raise MapError(f'{file}: expected {CHANNELS} channels, width and clusters up to 4096; found {channels}, {width}, {clusters}')
-    expert = Expert(channels, width, clusters)
+    with torch.device('meta'):  # a file of some kilobytes may claim sizes that take hundreds of megabytes
+        expert = Expert(channels, width, clusters)
     if any(name.startswith('last_stage.') for name in tensors):
         expert.last_stage = shared_encoder('cpu').own_last_stage()
     expected = {name: tuple(value.shape) for name, value in expert.state_dict().items()}
@@ -197,7 +201,7 @@ def _build(file: Path, tensors: dict[str, torch.Tensor]) -> Expert:
         raise MapError(f'{file}: tensor {wrong[0]}: expected shape {expected.get(wrong[0])}, found {found.get(wrong[0])}')
     if not all(value.dtype in (torch.float16, torch.float32) and value.isfinite().all() for value in tensors.values()):
         raise MapError(f'{file}: expected finite numbers in float16 or float32')
-    expert.load_state_dict({name: value.float() for name, value in tensors.items()})
+    expert.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
     return expert.eval().requires_grad_(False)
 
 

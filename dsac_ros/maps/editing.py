@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 
 from dsac_ros.errors import MapError
 from dsac_ros.maps.bundle import load_expert, load_prototypes, load_training, sha256, write_bundle
-from dsac_ros.maps.manifest import FILE, ExpertEntry, Manifest, changing, check_name, placed, read_manifest, write_manifest
+from dsac_ros.maps.manifest import FILE, MAX_EXPERTS, ExpertEntry, Manifest, changing, check_name, placed, read_manifest, write_manifest
 from dsac_ros.networks.gating import Prototypes
 
 FOLDERS = ('experts', 'gating')
@@ -145,6 +145,8 @@ def _distinct(entries: Sequence[ExpertEntry]) -> tuple[ExpertEntry, ...]:
     twice = sorted({name for name, file in zip(names, files) if names.count(name) > 1 or files.count(file) > 1})
     if twice:
         raise MapError(f'two experts would be called {twice[0]!r}; give the new one another name, or remove the old one first')
+    if len(entries) > MAX_EXPERTS:
+        raise MapError(f'{len(entries)} experts would be in one map, expected at most {MAX_EXPERTS}')
     return tuple(entries)
 
 

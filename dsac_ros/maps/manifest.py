@@ -7,6 +7,7 @@ from __future__ import annotations
 import fcntl
 import os
 import reprlib
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -100,7 +101,7 @@ def read_manifest(path: Path) -> Manifest:
     if not isinstance(encoder, dict) or (encoder.get('id'), encoder.get('sha256')) != (ENCODER_ID, WEIGHTS_SHA256):
         raise MapError(f'{file}: made with encoder {brief(encoder)}, this version has {ENCODER_ID!r}; make the map again')
     frame_id = values.get('frame_id')
-    if not isinstance(frame_id, str) or not frame_id:
+    if not isinstance(frame_id, str) or not frame_id or not frame_id.isprintable():
         raise MapError(f'{file}: frame_id: expected a name, found {brief(frame_id)}')
     experts, training = values.get('experts'), {}
     if not isinstance(experts, list) or not 0 < len(experts) <= MAX_EXPERTS:
@@ -162,19 +163,47 @@ def placed(entry: ExpertEntry, site_from_map_44: np.ndarray) -> ExpertEntry:
 
 def brief(value: Any) -> str:
     """What was found, in a few words."""
-    # Not repr: nested aliases of a few lines of YAML write out to gigabytes.
-    return f'{reprlib.repr(value):.80}'
+    try:
+        return f'{reprlib.repr(value):.80}'  # not repr: nested aliases of a few lines of YAML write out to gigabytes
+    except ValueError:  # an integer of thousands of digits
+        return type(value).__name__
+
+
+def read_plain(path: Path, most: int) -> bytes:
+    """What is in a file, at most so many bytes. Raises MapError; FileNotFoundError.
+
+    Of a stranger's map a link could lead to files of ours, and a device or a pipe never ends.
+    """
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise MapError(f'{path}: expected a plain file, found a link, a folder or a device')
+        with path.open('rb') as file:
+            data = file.read(most + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise MapError(f'{path}: cannot be read: {error.strerror}') from error
+    if len(data) > most:
+        raise MapError(f'{path}: expected at most {most} bytes, found more')
+    return data
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Without merge keys (<<), with which a few lines become gigabytes while they are read."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Nothing: the key is then one of no known type, which is an error."""
 
 
 def read_yaml(path: Path, most: int) -> dict[str, Any]:
     """A mapping of at most so many bytes. Raises MapError."""
-    if not path.is_file():
-        raise MapError(f'{path.parent}: no map: {path.name} is missing; expected a folder made by `dsac-ros map`')
     try:
-        if path.stat().st_size > most:
-            raise MapError(f'{path}: {path.stat().st_size} bytes, expected at most {most}')
-        values = yaml.safe_load(path.read_text())  # the loader in C is faster, and deep nesting ends the process
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: no UTF-8, or a date such as 2020-13-45
+        data = read_plain(path, most)
+    except FileNotFoundError as error:
+        raise MapError(f'{path.parent}: no map: {path.name} is missing; expected a folder made by `dsac-ros map`') from error
+    try:
+        values = PlainLoader(data.decode()).get_single_data()  # the loader in C is faster, and deep nesting ends the process
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # ValueError: no UTF-8, or a date such as 2020-13-45
         raise MapError(f'{path}: cannot be read: {" ".join(str(error).split()):.200}') from error
     if not isinstance(values, dict):
         raise MapError(f'{path}: expected a mapping, found {type(values).__name__}')
@@ -193,6 +222,10 @@ def _entry(path: Path, values: Any) -> ExpertEntry:
     for name in ('centre', 'extent'):
         if not _numbers(values[name], 3):
             raise MapError(f'{path}: expert {name}: expected three numbers, found {brief(values[name])}')
+    try:
+        check_name(values['name'])
+    except MapError as error:
+        raise MapError(f'{path}: {error}') from error
     factors = values['covariance_factors']
     if not isinstance(factors, dict) or set(factors) != set(COVARIANCE_KEYS) or not all(
             isinstance(v, float) and 0 < v < 1e9 for v in factors.values()):

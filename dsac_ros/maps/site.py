@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 
 from dsac_ros.errors import MapError
 from dsac_ros.maps.bundle import MapBundle, load_expert, load_map, load_prototypes
 from dsac_ros.maps.manifest import ExpertEntry, read_manifest
-from dsac_ros.networks.encoder import CHANNELS
-from dsac_ros.networks.gating import Prototypes, describe
+from dsac_ros.networks.gating import Prototypes
 
 T = TypeVar('T')
 
@@ -52,10 +50,6 @@ def open_site(path: str | Path) -> Site:
     if blind:
         raise MapError(f'{path}: expert {blind[0]!r} has no gating file to tell it from the others; map it again with this version')
     prototypes = tuple(load_prototypes(path, entry) for entry in manifest.entries)
-    size = len(describe(torch.ones(CHANNELS, 2, 2)))
-    for entry, each in zip(manifest.entries, prototypes):
-        if each.descriptors_MD.shape[1] != size:
-            raise MapError(f'{path / entry.gating_file}: expected descriptors of {size} numbers, found {each.descriptors_MD.shape[1]}')
     frame_id, entries = manifest.frame_id, manifest.entries
     return Site(frame_id, entries, prototypes, lambda index: load_expert(path, frame_id, entries[index]))
 

@@ -13,9 +13,10 @@ from scipy.spatial.transform import Rotation
 from small import prototypes, saved
 
 from dsac_ros.errors import MapError
+from dsac_ros.maps import bundle as bundles
 from dsac_ros.maps.bundle import load_map
-from dsac_ros.maps.editing import add_experts, merge_sites
-from dsac_ros.maps.manifest import placed
+from dsac_ros.maps.editing import add_experts, merge_sites, problems
+from dsac_ros.maps.manifest import placed, read_manifest
 from dsac_ros.maps.site import SubMaps, open_site, site_of
 from dsac_ros.networks.gating import Prototypes
 from dsac_ros.viewing.shapes import map_view
@@ -31,8 +32,8 @@ def path(tmp_path: Path) -> Path:
 
 def test_opening_reads_the_manifest_and_gating_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = Path.read_bytes
-    monkeypatch.setattr(Path, 'read_bytes', lambda self: read.append(str(self.relative_to(path))) or original(self))
+    original = bundles.read_plain
+    monkeypatch.setattr(bundles, 'read_plain', lambda file, most: read.append(str(file.relative_to(path))) or original(file, most))
     site = open_site(path)
     assert read == [f'gating/{name}.safetensors' for name in 'abc'] and [entry.name for entry in site.entries] == list('abc')
     torch.testing.assert_close(site.prototypes[1].descriptors_MD, prototypes(1).descriptors_MD, rtol=2 ** -10, atol=1e-4)
@@ -40,11 +41,12 @@ def test_opening_reads_the_manifest_and_gating_alone(path: Path, monkeypatch: py
 
 
 def test_what_gating_cannot_use_is_refused(path: Path, tmp_path: Path) -> None:
+    before = read_manifest(path)
     saved(tmp_path / 'short', name='short', prototypes=Prototypes(torch.ones(2, 7) / 7 ** 0.5))
-    add_experts(path, tmp_path / 'short')
-    with pytest.raises(MapError, match='gating/short.safetensors: expected descriptors of'):
-        open_site(path)
-    assert open_site(tmp_path / 'short').prototypes == ()  # alone it needs none
+    for use in (open_site, lambda short: add_experts(path, short)):
+        with pytest.raises(MapError, match='gating/short.safetensors: expected descriptors of 768 numbers, found 7'):
+            use(tmp_path / 'short')
+    assert read_manifest(path) == before and 'found 7' in problems(tmp_path / 'short')[0]
 
 
 def test_distances_are_to_the_boxes_in_the_site(path: Path) -> None:
