@@ -14,7 +14,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.serde import SerdeError
 
 from dsac_ros.data import topics as t
-from dsac_ros.data.decode import decode_camera, decode_colour, decode_depth
+from dsac_ros.data.decode import decode_camera, decode_colour, decode_depth, is_rectified
 from dsac_ros.data.pairing import StampPairer
 from dsac_ros.data.storage import guarded, opened, standard_types
 from dsac_ros.data.topics import BagTopics
@@ -107,7 +107,7 @@ class BagSource:
             for topic in (colour, info):
                 if not counts[topic]:
                     raise DataError(f'{self.path}: the topic {topic} has no messages; the bag has {dict(counts)}')
-            self._rectified = 'rect' in t.base_name(colour).rpartition('/')[2]
+            self._rectified = is_rectified(colour)
             camera, frame_id = self._first_camera(reader, info)
             self._camera_frame = (self.topics.camera_frame or frame_id).lstrip('/')
             tree = self._transforms(reader)

@@ -13,6 +13,7 @@ import numpy as np
 from rosbags.image import ImageError, image_to_cvimage
 from rosbags.image.image import to_cvtype
 
+from dsac_ros.data.topics import base_name
 from dsac_ros.errors import DecodeError
 from dsac_ros.records import Camera
 
@@ -108,6 +109,11 @@ def decode_camera(camera_info: Any, rectified: bool = False) -> Camera:
         raise DecodeError(f'camera_info bins by {bin_x} x {bin_y}, more than its {camera.width} x {camera.height} pixels')
     # Pixels that do not fill a bin are lost at the right and lower edge.
     return camera.cropped(0, 0, columns * bin_x, lines * bin_y).resized(columns, lines)
+
+
+def is_rectified(topic: str) -> bool:
+    """Whether a topic, by its resolved name, has rectified images: they share the camera_info of the raw ones, which does not tell."""
+    return 'rect' in base_name(topic).rpartition('/')[2]
 
 
 def _distortion(name: str, d: np.ndarray) -> tuple[str, tuple[float, ...]]:
