@@ -23,7 +23,7 @@ from dsac_ros.data.source import FrameSource
 from dsac_ros.endtoend.expectation import expected_loss, followed_alpha, over_draws
 from dsac_ros.endtoend.losses import pose_loss
 from dsac_ros.endtoend.pools import solve_pools
-from dsac_ros.errors import Interrupted, MapError
+from dsac_ros.errors import ConfigError, Interrupted, MapError
 from dsac_ros.geometry import se3
 from dsac_ros.localizer import resolve_device
 from dsac_ros.maps.bundle import MapBundle, check_place, load_map, save_map
@@ -59,13 +59,16 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
     Of a map of several sub-maps that of options.expert is trained, on the frames that are nearest to it, and `out` is a map of all of them;
     with options.gating prototypes are trained after the head, on all frames. The folder OUT.finetuning holds the checkpoint while it lasts,
     and the log. Of several processes (torchrun) the first one writes, and the others return None. Raises
-    DataError, MapError; Interrupted where it was left, or ended before it had begun to train.
+    ConfigError, DataError, MapError; Interrupted where it was left, or ended before it had begun to train.
 
     Args:
         sources: recordings of one camera with poses in the frame of the map. resume: go on from the checkpoint.
         clock: what options.minutes are measured by.
     """
     out, whole = Path(out), Budget(60 * options.minutes, clock)
+    if options.bits >= math.log2(options.hypotheses):
+        raise ConfigError(f'bits={options.bits:g}: a choice among {options.hypotheses} hypotheses has less than '
+                          f'{math.log2(options.hypotheses):g} bits; set fewer bits or more hypotheses')
     check_place(out, overwrite)
     checkpoint = checkpoint_of(out)
     if resume and not checkpoint.is_file():

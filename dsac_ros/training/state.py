@@ -38,6 +38,7 @@ class State:
     optimiser: torch.optim.AdamW
     alpha: Tensor
     iterations: int
+    source: str  # hash of the expert that the training began with
     step: int = 0
     best_loss: float = math.inf
     best_step: int = 0
@@ -53,7 +54,7 @@ def new_state(bundle: MapBundle, options: FinetuningOptions, team: Team, iterati
         expert.last_stage.requires_grad_(options.last_stage)
     optimiser = torch.optim.AdamW([p for p in expert.parameters() if p.requires_grad], lr=options.learning_rate, weight_decay=0.0)
     alpha = torch.tensor(FIRST_ALPHA, dtype=torch.float64, device=team.device)
-    return State(expert, team.parallel(expert), copy.deepcopy(expert), optimiser, alpha, iterations)
+    return State(expert, team.parallel(expert), copy.deepcopy(expert), optimiser, alpha, iterations, bundle.entry.sha256)
 
 
 def save_state(path: Path, state: State, options: FinetuningOptions, team: Team) -> None:
@@ -62,21 +63,21 @@ def save_state(path: Path, state: State, options: FinetuningOptions, team: Team)
     tensors |= {f'optimiser.{index}.{key}': value for index, values in state.optimiser.state_dict()['state'].items()
                 for key, value in values.items()}
     numbers = {name: getattr(state, name) for name in NUMBERS}
-    save_checkpoint(path, tensors | {'alpha': state.alpha.reshape(1)}, {**numbers, 'options': made_with(options, team)})
+    save_checkpoint(path, tensors | {'alpha': state.alpha.reshape(1)}, {**numbers, 'options': made_with(state.source, options, team)})
 
 
-def made_with(options: FinetuningOptions, team: Team) -> dict[str, object]:
+def made_with(source: str, options: FinetuningOptions, team: Team) -> dict[str, object]:
     """What has to be the same when a training is resumed."""
-    return {name: value for name, value in asdict(options).items() if name not in FREE} | {'processes': team.size}
+    return {name: value for name, value in asdict(options).items() if name not in FREE} | {'processes': team.size, 'map': source[:12]}
 
 
 def resumed(path: Path, bundle: MapBundle, options: FinetuningOptions, team: Team) -> State:
-    """The state of a checkpoint. Raises MapError where it was made with other options."""
+    """The state of a checkpoint. Raises MapError where it was made with other options, or from another map."""
     tensors, values = load_checkpoint(path)
-    for name, value in made_with(options, team).items():
+    for name, value in made_with(bundle.entry.sha256, options, team).items():
         if values['options'].get(name) != value:
-            raise MapError(f'{path}: made with {name}={values["options"].get(name)!r}, now {value!r}; resume with the same options, or '
-                           'start again with --overwrite')
+            raise MapError(f'{path}: made with {name}={values["options"].get(name)!r}, now {value!r}; resume with the same map and options, '
+                           'or start again with --overwrite (the node: remove the folder)')
     state = new_state(bundle, options, team, values['iterations'])
     for name, module in (('expert', state.expert), ('best', state.best)):
         module.load_state_dict({key.removeprefix(f'{name}.'): value for key, value in tensors.items() if key.startswith(f'{name}.')})

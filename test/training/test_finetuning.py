@@ -20,7 +20,7 @@ import torch
 from dsac_ros.config import FinetuningOptions
 from dsac_ros.endtoend.expectation import expected_loss, over_draws
 from dsac_ros.endtoend.pools import solve_pools
-from dsac_ros.errors import DataError, Interrupted, MapError
+from dsac_ros.errors import ConfigError, DataError, Interrupted, MapError
 from dsac_ros.maps.bundle import MapBundle, load_map, save_map
 from dsac_ros.maps.editing import problems
 from dsac_ros.maps.manifest import COVARIANCE_KEYS, read_manifest
@@ -140,9 +140,17 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path,
         tuned(tmp_path / 'm.dsacmap')
     with pytest.raises(MapError, match='seed'):
         tuned(tmp_path / 'm.dsacmap', replace(OPTIONS, seed=1), resume=True)
+    with pytest.raises(MapError, match='made with map='):
+        finetune(disturbed_map(tmp_path / 'other.dsacmap'), [rooms.ListSource(rooms.tiny_frames())], tmp_path / 'm.dsacmap', OPTIONS, 'cpu',
+                 resume=True, quiet=True)
     resumed = tuned(tmp_path / 'm.dsacmap', resume=True)
     assert same(alone, resumed) and not same(alone, rooms.tiny_map()[1])
     assert resumed.training['finetuned']['held_out_loss'] == alone.training['finetuned']['held_out_loss']
+
+
+def test_more_bits_than_a_choice_can_have_are_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='bits=6: a choice among 64 hypotheses has less than 6 bits'):
+        finetune(rooms.tiny_map()[0], [], tmp_path / 'm.dsacmap', FinetuningOptions(hypotheses=64), 'cpu', quiet=True)
 
 
 def test_the_encoders_last_stage_is_trained_for_this_map_alone() -> None:
