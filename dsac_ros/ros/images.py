@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from dsac_ros.data.decode import decode_camera, decode_colour, decode_depth
+from dsac_ros.data.decode import decode_camera, decode_colour, decode_depth, is_rectified
 from dsac_ros.errors import DecodeError
 
-__all__ = ['colour_decoder', 'decode_camera', 'decode_colour', 'decode_depth']
+__all__ = ['colour_decoder', 'decode_camera', 'decode_colour', 'decode_depth', 'is_rectified']
 
 
 def colour_decoder() -> Callable[[Any], np.ndarray]:

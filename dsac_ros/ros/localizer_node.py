@@ -24,6 +24,7 @@ from dsac_ros.config import NodeOptions
 from dsac_ros.errors import ConfigError, DsacError
 from dsac_ros.ros import parameters
 from dsac_ros.ros.diagnostics import Diagnostics
+from dsac_ros.ros.images import is_rectified
 from dsac_ros.ros.inputs import Inputs
 from dsac_ros.ros.intake import Intake
 from dsac_ros.ros.outlets import Outlets
@@ -183,8 +184,9 @@ class LocalizerNode(LifecycleNode):
         self.intake = Intake(self.options.modality == 'rgbd', self.options.sync_slop, self.options.depth_wait)
         if self.options.tf_mode in ('map_to_odom', 'map_to_base'):
             self.robot = Robot(self, self.options, self.map_frame)
-        self.worker = Worker(self, self.options, self._groups['state'], self.intake, self.tracker, self.outlets, self.robot)
         self.inputs = Inputs(self, self.options, self.intake, lambda message: initial_pose(self, message))
+        rectified = is_rectified(self.inputs.streams['image'].topic_name)
+        self.worker = Worker(self, self.options, self._groups['state'], self.intake, self.tracker, self.outlets, self.robot, rectified)
         self.outlets.news('starting', self.worker.map_frame)
         self.get_logger().info(f'map {self.options.map} in frame {self.worker.map_frame}; '
                                f'waiting for {self.inputs.streams["image"].topic_name}')

@@ -32,12 +32,15 @@ NO_TIME = ('zero_stamp', 'repeated_stamp', 'out_of_order', 'too_old', 'from_the_
 
 
 class Worker:
-    """Takes from the intake until close(), after which nothing is published any more."""
+    """Takes from the intake until close(), after which nothing is published any more.
+
+    rectified: of the images, as in decode_camera.
+    """
 
     def __init__(self, node: Node, options: NodeOptions, state: StateOptions, intake: Intake, tracker: Tracker,
-                 outlets: Outlets, robot: Robot | None) -> None:
+                 outlets: Outlets, robot: Robot | None, rectified: bool) -> None:
         self._node, self.options, self._intake, self._tracker, self._outlets, self._robot = node, options, intake, tracker, outlets, robot
-        self.enabled = True
+        self.enabled, self._rectified = True, rectified
         self._machine = StateMachine(state)
         self._actions: deque[Callable[[], None]] = deque()
         self._decode_colour = colour_decoder()
@@ -182,7 +185,7 @@ class Worker:
         if raw.camera_info is None:
             return self._intake.refuse(raw, 'no_camera_info', f'no camera_info yet; is {self.options.camera_info_topic} published?')
         try:
-            camera = decode_camera(raw.camera_info)
+            camera = decode_camera(raw.camera_info, self._rectified)
         except DecodeError as error:
             return self._intake.refuse(raw, 'bad_camera_info', str(error))
         try:

@@ -30,6 +30,7 @@ from dsac_ros.msg import LocalizationStatus  # noqa: E402
 from dsac_ros.records import Frame  # noqa: E402
 from dsac_ros.ros import sensor_messages  # noqa: E402
 from dsac_ros.ros.live_replay import Player  # noqa: E402
+from dsac_ros.ros.localizer_node import LocalizerNode  # noqa: E402
 from dsac_ros.ros.messages import matrix_from_pose  # noqa: E402
 from dsac_ros.ros.running import spin  # noqa: E402
 from dsac_ros.tracking.state import State  # noqa: E402
@@ -401,6 +402,31 @@ def test_compressed(domain_id: int, small_room: tuple[Path, list[Frame]], node_i
                 break
         assert player.statuses[stamp].accepted is not cut, list(player.statuses[stamp].reasons)
         assert not cut or refused(player.statuses[stamp], 'bad_image')
+
+
+@pytest.mark.parametrize('name, remap, rectified', [('image_rect', '', True), ('image', 'image:=/camera/image_rect', True),
+                                                    ('image_rect', 'image_rect:=/camera/image', False)])
+def test_rectified_images_are_not_undistorted_again(domain_id: int, small_room: tuple[Path, list[Frame]], name: str, remap: str,
+                                                    rectified: bool) -> None:
+    """They come with the camera_info of the raw images: P counts where the topic, after remaps, says so, as in the offline replay."""
+    path, [frame, *_] = small_room
+    context, seen = Context(), []
+    rclpy.init(context=context, domain_id=domain_id)
+    remaps = ['--ros-args', '-r', remap] if remap else []
+    node = LocalizerNode(context=context, cli_args=remaps, parameter_overrides=[
+        rclpy.Parameter(key, value=value) for key, value in {'map': str(path), 'modality': 'rgb', 'image_topic': name}.items()])
+    assert node.start()
+    node.tracker.localize = lambda frame, _: seen.append(frame.camera) or 1 / 0
+    info = sensor_messages.camera_info_message(frame.camera)
+    info.d = [0.3, -0.1, 0.0, 0.0, 0.0]
+    node.intake.camera_info(info)
+    node.intake.image(sensor_messages.colour_message(frame.image, time.time_ns()))
+    until = time.monotonic() + ANSWER_S
+    while not seen and time.monotonic() < until:
+        time.sleep(0.01)
+    assert node.end()
+    context.try_shutdown()
+    assert [camera.distortion for camera in seen] == [() if rectified else tuple(info.d)]
 
 
 def test_who_comes_late_sees_the_first_status(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any) -> None:
