@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from pathlib import Path
 
 from dsac_ros.data.opening import add_source_arguments, source_from, warning_lines
 from dsac_ros.data.writing import STORAGES, BagWriter
@@ -24,6 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Convert, then say what was written and what was left out. Raises DataError."""
+    read, written_to = Path(options.source).resolve(), Path(options.out).resolve()
+    if written_to == read or written_to in read.parents:
+        # Even where all goes well: what a bag holds besides, other topics and the rest of TF, is not written again.
+        raise DataError(f'--out {options.out}: the source {options.source} is there, which would be lost; choose another --out')
     source = source_from(options.source, options, load_depth=not options.rgb_only)
     written: Counter[str] = Counter()
     stamps: tuple[int, int] | None = None

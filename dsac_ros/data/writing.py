@@ -2,7 +2,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -29,18 +32,17 @@ class BagWriter:
     Args:
         path: the bag's folder. storage: 'sqlite3' or 'mcap'. map_frame, camera_frame: names in headers and in /tf.
         compressed: colour as JPEG (lossy) on .../compressed and depth as 16-bit PNG (lossless) on .../compressedDepth.
-        overwrite: replace an existing bag once the new one is whole.
+        overwrite: replace an existing bag (or an empty folder, and nothing else) once the new one is whole.
 
-    Raises DataError where the target exists or the storage is unknown.
+    Raises DataError where the target exists or cannot be written, also for want of space, or the storage is unknown.
     """
 
     def __init__(self, path: str | Path, storage: str = 'sqlite3', map_frame: str = 'map', camera_frame: str = 'camera_optical_frame',
                  compressed: bool = False, jpeg_quality: int = 95, overwrite: bool = False) -> None:
         if storage not in STORAGES:
             raise DataError(f'unknown bag storage {storage!r}; expected one of {", ".join(STORAGES)}')
-        self.path = Path(path).absolute()
-        if self.path.exists() and not overwrite:
-            raise DataError(f'{path} exists already; choose another name, remove it, or ask for it to be overwritten')
+        self.path, self.overwrite = Path(path).absolute(), overwrite
+        self._check_place()
         self.map_frame, self.camera_frame = map_frame, camera_frame
         self.compressed, self.jpeg_quality, self.storage = compressed, jpeg_quality, storage
         self.frames = 0
@@ -49,25 +51,64 @@ class BagWriter:
 
     def __enter__(self) -> BagWriter:
         # The files in a bag are named after its folder, so the temporary one has the final name, inside a scratch folder beside the target.
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._scratch = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent))
-        self._writer = Writer(self._scratch / self.path.name, version=9, storage_plugin=STORAGES[self.storage])
-        self._writer.open()
+        with self._writable():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._scratch = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.', dir=self.path.parent))
+            try:
+                self._writer = Writer(self._scratch / self.path.name, version=9, storage_plugin=STORAGES[self.storage])
+                self._writer.open()
+            except BaseException:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+                raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is not None:
-                self._writer.abort()
+                with suppress(Exception):  # on a full disk closing fails too, which would hide why
+                    self._writer.abort()
                 return
-            self._writer.close()
-            if self.path.is_dir():
-                shutil.rmtree(self.path)
-            elif self.path.exists():
-                self.path.unlink()
-            (self._scratch / self.path.name).rename(self.path)
+            with self._writable():
+                self._writer.close()
+                self._move_into_place()
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _check_place(self) -> None:
+        """Raise DataError unless nothing is there, or with `overwrite` what may be replaced."""
+        with self._writable():
+            if not self.path.exists():
+                return
+            if not self.overwrite:
+                raise DataError(f'{self.path} exists already; choose another name, remove it, or ask for it to be overwritten')
+            if not (self.path / 'metadata.yaml').is_file() and not (self.path.is_dir() and not any(self.path.iterdir())):
+                raise DataError(f'{self.path}: is no bag (it has no metadata.yaml) and is left alone; choose another name')
+
+    def _move_into_place(self) -> None:
+        """Rename the new bag; an old one steps aside first and is deleted last."""
+        self._check_place()  # others may have written there meanwhile
+        new, retired = self._scratch / self.path.name, self._scratch.with_name(self._scratch.name + '.old')
+        if not self.path.exists():
+            new.rename(self.path)
+            return
+        self.path.rename(retired)
+        try:
+            new.rename(self.path)
+        except BaseException:
+            retired.rename(self.path)
+            raise
+        if retired.is_symlink():
+            retired.unlink()  # and not the bag that it leads to
+        else:
+            shutil.rmtree(retired, ignore_errors=True)
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """What the disk says, and sqlite of it, in one line."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise DataError(f'{self.path}: cannot be written: {getattr(error, "strerror", None) or error}') from error
 
     def write(self, frame: Frame) -> None:
         """Colour and camera_info; depth, TF and reference pose where the frame has them. All carry the frame's stamp."""
@@ -140,6 +181,8 @@ class BagWriter:
 
     def _put(self, topic: str, message: object, stamp_ns: int) -> None:
         name = message.__msgtype__
-        if topic not in self._connections:
-            self._connections[topic] = self._writer.add_connection(topic, name, typestore=self._types)
-        self._writer.write(self._connections[topic], int(stamp_ns), self._types.serialize_cdr(message, name))
+        data = self._types.serialize_cdr(message, name)
+        with self._writable():
+            if topic not in self._connections:
+                self._connections[topic] = self._writer.add_connection(topic, name, typestore=self._types)
+            self._writer.write(self._connections[topic], int(stamp_ns), data)

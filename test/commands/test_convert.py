@@ -73,3 +73,13 @@ def test_an_existing_bag_needs_overwrite(folder: Path, tmp_path: Path) -> None:
         run(folder, '--out', tmp_path / 'bag')
     assert run(folder, '--out', tmp_path / 'bag', '--split', 'val', '--overwrite') == 0
     assert len(list(open_source(tmp_path / 'bag'))) == 2
+
+
+def test_a_source_is_never_the_target(folder: Path, tmp_path: Path) -> None:
+    bag = tmp_path / 'bag'
+    run(folder, '--out', bag)
+    (tmp_path / 'link').symlink_to(bag)
+    for source in (bag, bag / 'bag.db3', tmp_path / 'link'):
+        with pytest.raises(DataError, match=f'--out {bag}: the source {source} is there'):
+            run(source, '--out', bag, '--overwrite')
+    assert len(list(open_source(bag))) == 4

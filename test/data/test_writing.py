@@ -1,6 +1,7 @@
 """What BagWriter writes, read back by our reader and, field by field, by rosbags."""
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,56 @@ def test_an_existing_bag_is_kept_until_the_new_one_is_whole(tmp_path: Path) -> N
     assert len(list(BagSource(bag))) == 2
     write(bag, frames(3), overwrite=True)
     assert len(list(BagSource(bag))) == 3 and list(tmp_path.iterdir()) == [bag]
+
+
+@pytest.mark.parametrize('fails', [OSError('busy'), KeyboardInterrupt()])
+def test_a_move_that_fails_leaves_the_old_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: BaseException) -> None:
+    bag, rename = write(tmp_path / 'bag', frames(2)), Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.parent != tmp_path:  # the new one, out of its scratch folder
+            raise fails
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, 'rename', refuse)
+    with pytest.raises((DataError, KeyboardInterrupt)):
+        write(bag, frames(3), overwrite=True)
+    assert len(list(BagSource(bag))) == 2 and list(tmp_path.iterdir()) == [bag]
+
+
+def test_only_a_bag_or_an_empty_folder_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / 'thesis').mkdir()
+    (tmp_path / 'thesis' / 'all.tex').write_text('years of work')
+    (tmp_path / 'file').write_text('some more')
+    for name in ('thesis', 'file'):
+        with pytest.raises(DataError, match=f'{name}: is no bag .* is left alone'):
+            BagWriter(tmp_path / name, overwrite=True)
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'link').symlink_to(write(tmp_path / 'bag', frames(1)))
+    for name in ('empty', 'link'):
+        assert len(list(BagSource(write(tmp_path / name, frames(2), overwrite=True)))) == 2
+    assert len(list(BagSource(tmp_path / 'bag'))) == 1 and not (tmp_path / 'link').is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {'thesis', 'file', 'empty', 'link', 'bag'}
+
+
+def test_a_place_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / 'file').touch()
+    for place in (Path('/proc/a/b'), tmp_path / 'file' / 'bag', tmp_path / ('x' * 300)):
+        with pytest.raises(DataError, match=f'{place}: cannot be written: '):
+            write(place, frames(1), overwrite=True)
+
+
+@pytest.mark.parametrize('storage', ['sqlite3', 'mcap'])
+def test_a_full_disk_is_said_so_and_leaves_the_old_bag(tmp_path: Path, storage: str) -> None:
+    bag = write(tmp_path / 'bag', frames(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(DataError, match='bag: cannot be written: '):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+        try:
+            write(bag, frames(400), storage=storage, overwrite=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(list(BagSource(bag))) == 1 and list(tmp_path.iterdir()) == [bag]
 
 
 def test_wrong_input_is_refused(tmp_path: Path) -> None:
