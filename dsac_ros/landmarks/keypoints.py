@@ -11,6 +11,7 @@ from dsac_ros.records import Camera
 
 CONTRAST = 0.02
 DIMENSIONS = 128
+WIDEST = 5.0  # of x/z and y/z, 79 degrees: a wide fisheye lens sees more, where these say less and less of the direction
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,19 @@ def detect(image: np.ndarray, camera: Camera, effort: Effort) -> Keypoints:
     scale = [camera.width / resized.shape[1], camera.height / resized.shape[0]]
     pixels = (np.array([p.pt for p in points], np.float64) + 0.5) * scale - 0.5
     words = np.sqrt(words / np.maximum(words.sum(1, keepdims=True), 1e-9)).astype(np.float32)
-    return Keypoints(pixels, normalised(camera, pixels), words)
+    rays = normalised(camera, pixels)
+    known = (np.abs(rays) < WIDEST).all(1)
+    return Keypoints(pixels[known], rays[known], words[known])
 
 
-def padded(keypoints: Keypoints, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rays (count, 2), descriptors (count, D) and a mask (count,): one shape for every image."""
+def padded(keypoints: Keypoints, camera: Camera, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rays (count, 2), places in the image (count, 2), descriptors (count, D) and a mask (count,): one shape for every image.
+
+    A place is a pixel off the middle of the image over its short side.
+    """
     number = min(len(keypoints.rays_M2), count)
-    rays, words = np.zeros((count, 2)), np.zeros((count, DIMENSIONS), np.float32)
+    rays, places, words = np.zeros((count, 2)), np.zeros((count, 2)), np.zeros((count, DIMENSIONS), np.float32)
     rays[:number], words[:number] = keypoints.rays_M2[:number], keypoints.descriptors_MD[:number]
-    return rays, words, np.arange(count) < number
+    size = np.array([camera.width, camera.height])
+    places[:number] = (keypoints.pixels_M2[:number] + 0.5 - size / 2) / size.min()
+    return rays, places, words, np.arange(count) < number

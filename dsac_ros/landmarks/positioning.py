@@ -29,10 +29,11 @@ LEAST_MEASURED = 8  # inliers with a measured depth, from which on their median 
 
 @dataclass(frozen=True)
 class Sight:
-    """Keypoints of a frame on the device: rays_M2, descriptors_MD, mask usable_M; pixel: one of an image 480 pixels high, on the plane
-    z = 1. depths_M: [m] measured there, 0 where there is none; None without a depth image."""
+    """Keypoints of a frame on the device: rays_M2, places_M2 in the image (keypoints.padded), descriptors_MD, mask usable_M; pixel: one of
+    an image 480 pixels high, on the plane z = 1. depths_M: [m] measured there, 0 where there is none; None without a depth image."""
 
     rays_M2: Tensor
+    places_M2: Tensor
     descriptors_MD: Tensor
     usable_M: Tensor
     pixel: float
@@ -44,6 +45,7 @@ class View:
     """The same with descriptors_MC compressed as those of one map are."""
 
     rays_M2: Tensor
+    places_M2: Tensor
     descriptors_MC: Tensor
     usable_M: Tensor
     pixel: float
@@ -73,12 +75,12 @@ class ByLandmarks:
 def look(frame: Frame, device: torch.device, with_depth: bool) -> Sight:
     """Keypoints, their descriptors and, where it is wanted and there is any, their depth. Runs beside the encoder."""
     keypoints = detect(frame.image, frame.camera, LOCALIZING)
-    arrays = padded(keypoints, LOCALIZING.count)
+    arrays = padded(keypoints, frame.camera, LOCALIZING.count)
     if with_depth and frame.depth is not None:
         arrays = (*arrays, measured(frame.depth, keypoints, LOCALIZING.count))
-    rays_M2, words_MD, usable_M, *depths = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
+    rays_M2, places_M2, words_MD, usable_M, *depths = (torch.from_numpy(array).to(device, non_blocking=True) for array in arrays)
     pixel = min(frame.camera.width, frame.camera.height) / 480 / frame.camera.fx
-    return Sight(rays_M2, words_MD, usable_M, pixel, *depths)
+    return Sight(rays_M2, places_M2, words_MD, usable_M, pixel, *depths)
 
 
 def measured(depth: np.ndarray, keypoints: Keypoints, count: int) -> np.ndarray:
@@ -105,7 +107,8 @@ class Positioning:
     @torch.inference_mode()
     def view(self, sight: Sight) -> View:
         """A frame as this map sees it."""
-        return View(sight.rays_M2, compress(sight.descriptors_MD, self.landmarks.basis_DC), sight.usable_M, sight.pixel, sight.depths_M)
+        words_MC = compress(sight.descriptors_MD, self.landmarks.basis_DC)
+        return View(sight.rays_M2, sight.places_M2, words_MC, sight.usable_M, sight.pixel, sight.depths_M)
 
     @torch.inference_mode()
     def anywhere(self, view: View) -> tuple[Correspondences, Tensor]:
@@ -122,12 +125,12 @@ class Positioning:
 
     def near(self, view: View, start_44: Tensor, radius: Tensor | float) -> ByLandmarks:
         """The pose by keypoints matched near where a start puts the landmarks."""
-        options, rays_M2 = self.options, view.rays_M2
+        options = self.options
         problem = self.matches(view, start_44, radius)
         solution = refine_from(problem, start_44[None, None], options, WIDENING, NARROWING)
         inliers, weights_M = solution.inliers_B[0], solution.weights_BN[0]
         # Landmarks on one poster agree on more than one pose; spread over the image they do not.
-        spread = occupied(rays_M2, weights_M, 1.5)
+        spread = occupied(view.places_M2, weights_M, 1.5)
         enough = (inliers >= options.min_landmarks) & (spread >= options.min_landmark_spread)
         residuals = problem.residuals(problem.vectors(solution.camera_from_map_B44[:, None]))
         rms = weighted_rms(residuals.across_BKN[0, 0], residuals.range_BKN[0, 0].square(), weights_M)
@@ -143,9 +146,10 @@ class Positioning:
     @torch.inference_mode()
     def around(self, view: View, pose_44: Tensor) -> Surroundings:
         """What the landmarks that the strongest keypoints of a view match around its pose say of that."""
-        strongest = replace(view, **{name: getattr(view, name)[:LOOKED_AROUND] for name in ('rays_M2', 'descriptors_MC', 'usable_M')})
+        names = ('rays_M2', 'places_M2', 'descriptors_MC', 'usable_M')
+        strongest = replace(view, **{name: getattr(view, name)[:LOOKED_AROUND] for name in names})
         problem = self.matches(strongest, pose_44, self.options.landmark_radius_px * view.pixel)
-        matched = Matched(problem.points_BN3[0], strongest.rays_M2.double(), problem.known_BN[0].double(),
+        matched = Matched(problem.points_BN3[0], strongest.rays_M2.double(), strongest.places_M2, problem.known_BN[0].double(),
                           self.options.landmark_noise_px * view.pixel, self.options.landmark_noise)
         return look_around(matched, pose_44, self.usual_factor)
 

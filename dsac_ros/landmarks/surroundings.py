@@ -28,11 +28,12 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Matched:
-    """points_M3: landmarks [m, map frame]; rays_M2: their keypoints on the plane z = 1; counts_M: 1 for a keypoint with a landmark, else 0.
-    ray_noise: of keypoints, on that plane; point_noise: of landmarks [m]."""
+    """points_M3: landmarks [m, map frame]; rays_M2: their keypoints on the plane z = 1; places_M2: in the image (keypoints.padded);
+    counts_M: 1 for a keypoint with a landmark, else 0. ray_noise: of keypoints, on that plane; point_noise: of landmarks [m]."""
 
     points_M3: Tensor
     rays_M2: Tensor
+    places_M2: Tensor
     counts_M: Tensor
     ray_noise: float
     point_noise: float
@@ -68,7 +69,7 @@ def _loss(matched: Matched, pose_44: Tensor, zoom: Tensor) -> Tensor:
 def _share(matched: Matched, agree_M: Tensor) -> Tensor:
     """Mean over the tiles of the image that have any match, each by Laplace's rule of succession: one part of the image with many of them
     that agree does not speak for the others."""
-    counts, agreeing = tile_sums(matched.rays_M2, matched.counts_M), tile_sums(matched.rays_M2, matched.counts_M * agree_M)
+    counts, agreeing = tile_sums(matched.places_M2, matched.counts_M), tile_sums(matched.places_M2, matched.counts_M * agree_M)
     seen = counts > 0
     return ((agreeing + 1) / (counts + 2) * seen).sum() / seen.sum().clamp(min=1)
 

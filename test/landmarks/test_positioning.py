@@ -22,7 +22,7 @@ PIXEL = 1 / 500
 
 
 def positioning(scene, **options: float) -> tuple[Positioning, View]:
-    view = View(scene['rays'], scene['words'], torch.ones(len(scene['rays']), dtype=torch.bool), PIXEL)
+    view = View(scene['rays'], scene['rays'], scene['words'], torch.ones(len(scene['rays']), dtype=torch.bool), PIXEL)
     return Positioning(scene['landmarks'], torch.device('cpu'), EstimatorOptions(**options), 4.0), view
 
 
@@ -41,7 +41,7 @@ def test_found_from_near_and_not_from_far(scene, off: float, radius_px: float, f
 def test_noise_shows_in_the_residual_and_the_factor_in_the_information(scene) -> None:
     solver, view = positioning(scene)
     noise = 0.7 * PIXEL * torch.randn(view.rays_M2.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    near = solver.near(View(view.rays_M2 + noise, view.descriptors_MC, view.usable_M, PIXEL), scene['pose'], 16 * PIXEL)
+    near = solver.near(View(view.rays_M2 + noise, view.places_M2, view.descriptors_MC, view.usable_M, PIXEL), scene['pose'], 16 * PIXEL)
     assert near.rms.item() == pytest.approx(0.7 * PIXEL * 2 ** 0.5, rel=0.2)
     trusting = Positioning(scene['landmarks'], torch.device('cpu'), EstimatorOptions(), 1.0).near(view, scene['pose'], 16 * PIXEL)
     doubting = solver.near(view, scene['pose'], 16 * PIXEL)
@@ -148,7 +148,7 @@ def test_too_few_or_too_close_together_are_not_enough(scene) -> None:
     for options in ({'min_landmarks': 1e4}, {'min_landmark_spread': 1.0}):
         solver, view = positioning(scene, **options)
         corner = (view.rays_M2 < 0).all(1)
-        seen = View(view.rays_M2, view.descriptors_MC, corner if 'min_landmark_spread' in options else view.usable_M, PIXEL)
+        seen = View(view.rays_M2, view.places_M2, view.descriptors_MC, corner if 'min_landmark_spread' in options else view.usable_M, PIXEL)
         assert not solver.near(seen, scene['pose'], 16 * PIXEL).enough
 
 

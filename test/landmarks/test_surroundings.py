@@ -21,7 +21,8 @@ def matched_in(scene, gain: float = 1.0, noise_px: float = 0.5) -> Matched:
     """All landmarks of the scene, seen by a camera that says a focal length `gain` times too long."""
     noise = noise_px * PIXEL * torch.randn(scene['rays'].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     points = scene['landmarks'].points_L3[scene['order']].double()
-    return Matched(points, (scene['rays'] + noise) / gain, torch.ones(len(points), dtype=torch.float64), noise_px * PIXEL, 1e-4)
+    counts = torch.ones(len(points), dtype=torch.float64)
+    return Matched(points, (scene['rays'] + noise) / gain, scene['rays'], counts, noise_px * PIXEL, 1e-4)
 
 
 @pytest.mark.parametrize('gain', [0.7, 0.9, 1.0, 1.05, 1.3])
@@ -59,7 +60,8 @@ def test_before_a_wall_nothing_is_said(tilt: float, outliers: float) -> None:
         points = np.hstack([rays * depths, depths]) + rng.normal(0, 0.01, (80, 3))
         rays += PIXEL * rng.normal(size=rays.shape)
         rays[:int(80 * outliers)] += rng.uniform(-0.02, 0.02, (int(80 * outliers), 2))
-        matched = Matched(torch.from_numpy(points), torch.from_numpy(rays), torch.ones(80, dtype=torch.float64), PIXEL, 0.01)
+        seen, counts = torch.from_numpy(rays), torch.ones(80, dtype=torch.float64)
+        matched = Matched(torch.from_numpy(points), seen, seen, counts, PIXEL, 0.01)
         said.append(look_around(matched, torch.eye(4, dtype=torch.float64), 1.0).focal_misfit.item())
     assert np.count_nonzero(said) <= 1, said
 
@@ -105,7 +107,7 @@ def test_of_nothing_nothing_is_said(scene) -> None:
 @pytest.mark.parametrize('gain', [1.0, 1.2])
 def test_landmarks_are_matched_around_the_pose(scene, gain: float) -> None:
     """A pose that is 3 cm and 2 degrees off has few landmarks where it says, and its camera the right focal length all the same."""
-    view = View(scene['rays'] / gain, scene['words'], torch.ones(len(scene['rays']), dtype=torch.bool), PIXEL)
+    view = View(scene['rays'] / gain, scene['rays'], scene['words'], torch.ones(len(scene['rays']), dtype=torch.bool), PIXEL)
     solver = Positioning(scene['landmarks'], torch.device('cpu'), EstimatorOptions(), 1.0)
     right, off = solver.around(view, scene['pose']), solver.around(view, se3.retract(scene['pose'], 0.03 * torch.ones(6).double()))
     assert off.share < 0.2 and (gain > 1 or right.share > 0.93)
