@@ -56,6 +56,7 @@ class LocalizerNode(LifecycleNode):
         self.tracker: Tracker | None = None  # from configure to cleanup; torch is imported then
         self.intake: Intake | None = None  # this and what follows from activate to deactivate
         self.worker: Worker | None = None
+        self._unfinished: Worker | None = None  # closed, and still at its last frame
         self.inputs: Inputs | None = None
         self.robot: Robot | None = None  # with the modes of TF that have one
         self.requests = Services(self)
@@ -118,10 +119,15 @@ class LocalizerNode(LifecycleNode):
         return all(ended)
 
     def close(self) -> bool:
-        """Stop listening and localising; what the worker is at is finished first, False where that takes longer than JOIN_S."""
+        """Stop listening and localising; what the worker is at is finished first, False where that takes longer than JOIN_S.
+
+        Its thread is then still inside of the tracker, and no other may begin before it is done.
+        """
         if self.inputs is not None:
             self.inputs.close()
-        ended = self.worker is None or self.worker.close(JOIN_S)
+        closing = self.worker or self._unfinished
+        ended = closing is None or closing.close(JOIN_S)
+        self._unfinished = None if ended else closing
         if not ended:
             self.get_logger().warning(f'the frame in work was not done within {JOIN_S} s; it is not published')
         if self.robot is not None:
@@ -180,6 +186,9 @@ class LocalizerNode(LifecycleNode):
             release_memory()
 
     def _listen(self) -> None:
+        if self._unfinished is not None and self._unfinished.is_alive():
+            raise DsacError('the frame in work is not done yet; activate again')
+        self._unfinished = None
         self.tracker.forget()
         self.intake = Intake(self.options.modality == 'rgbd', self.options.sync_slop, self.options.depth_wait)
         if self.options.tf_mode in ('map_to_odom', 'map_to_base'):

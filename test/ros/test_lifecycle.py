@@ -73,6 +73,31 @@ def test_a_whole_life(managed: Callable[..., Any], call: Callable[..., Any], cha
         assert not answered(player, frames[0], 1.0)
 
 
+@pytest.mark.parametrize('between', [(), ('cleanup', 'configure')], ids=['at once', 'another map'])
+def test_no_second_thread_beside_a_slow_frame(managed: Callable[..., Any], change: Callable[..., bool], between: tuple[str, ...],
+                                              small_room: tuple[Path, list[Frame]]) -> None:
+    path, frames = small_room
+    begun, go_on = threading.Event(), threading.Event()
+    with managed(path) as (target, player):
+        assert change(player, 'configure')
+        tracker, localize = target.node.tracker, target.node.tracker.localize
+
+        def slow(*arguments: Any) -> Any:
+            begun.set()
+            assert go_on.wait(4 * ANSWER_S)
+            return localize(*arguments)
+        tracker.localize = slow
+        assert change(player, 'activate') and not answered(player, frames[0], 2.0) and begun.is_set()
+        for name in ('deactivate', *between):
+            assert change(player, name)
+        assert not change(player, 'activate')
+        assert player.wait_for(lambda: 'not done yet' in ''.join(player.newest.reasons), ANSWER_S)
+        [thread] = [thread for thread in threading.enumerate() if thread.name == 'localize']
+        go_on.set()
+        thread.join(ANSWER_S)
+        assert change(player, 'activate') and answered(player, frames[0])
+
+
 def test_threads_do_not_pile_up(managed: Callable[..., Any], change: Callable[..., bool], small_room: tuple[Path, list[Frame]]) -> None:
     with managed(small_room[0]) as (_, player):
         counts = []
