@@ -24,6 +24,7 @@ from dsac_ros.records import Camera, Frame
 
 logger = logging.getLogger(__name__)
 PoseAt = Callable[[int], 'np.ndarray | None']
+SLOP_MS = 10.0
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ class BagSource:
     taken for the camera's own (optical frame) and counted as 'assumed_camera_pose'. PoseStamped and PoseWithCovarianceStamped are always
     the camera's own.
 
+    slop_ms: the largest difference of the stamps of a colour and a depth image that are one frame.
+
     warnings: no_depth, no_pose, undecodable, zero_stamp, camera_size, depth_size, depth_frame, assumed_camera_pose, time_jump,
     out_of_order, missing_messages; `details` has the first occurrence of each in words, with its topic.
     """
 
     def __init__(self, path: str | Path, topics: BagTopics | None = None, *, require_poses: bool = False, load_depth: bool = True,
-                 slop_ms: float = 10.0, max_pose_gap_s: float = 0.5) -> None:
+                 slop_ms: float = SLOP_MS, max_pose_gap_s: float = 0.5) -> None:
         self.path, self.topics, self.require_poses = Path(path), topics or BagTopics(), require_poses
         self.load_depth, self.slop_ns, self.max_pose_gap_ns = load_depth, int(slop_ms * 1e6), int(max_pose_gap_s * 1e9)
         self.warnings: Counter[str] = Counter()
@@ -215,7 +218,7 @@ class BagSource:
             self._warn('missing_messages', f'{self.path}: {expected} messages announced, {read} found', expected - read)
         if self.warnings['no_depth'] and 'colour' in pairer.largest_gap_ns:
             gap_ms = pairer.largest_gap_ns['colour'] / 1e6
-            self.details['no_depth'] += f'; the stamps are up to {gap_ms:.1f} ms apart, {self.slop_ns / 1e6:g} ms are allowed'
+            self.details['no_depth'] += f'; the stamps are up to {gap_ms:.1f} ms apart, {self.slop_ns / 1e6:g} ms are allowed (--slop)'
 
     def _frame(self, stamp: int, found: dict[str, Any]) -> Frame | None:
         """Decode one set; None and a warning where there is no image."""

@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from dsac_ros.config import SourceOptions
-from dsac_ros.data.bags import BagSource
+from dsac_ros.data.bags import SLOP_MS, BagSource
 from dsac_ros.data.folders import FolderSource, is_folder_source
 from dsac_ros.data.source import FrameSource
 from dsac_ros.data.topics import BagTopics
-from dsac_ros.errors import DataError
+from dsac_ros.errors import ConfigError, DataError
 
 __all__ = ['BagTopics', 'add_source_arguments', 'open_source', 'source_from', 'warning_lines']
 STORAGE_ENDS = ('.db3', '.mcap', '.zstd')
+LARGEST_SLOP_MS = 1000.0  # that of the node's sync_slop
 
 
 def open_source(path: str | Path, split: str | None = None, require_poses: bool = False, load_depth: bool = True,
-                topics: BagTopics | None = None) -> FrameSource:
+                topics: BagTopics | None = None, slop_ms: float = SLOP_MS) -> FrameSource:
     """The reader for a rosbag2 (folder, .db3, .mcap), a data folder or a 7-Scenes folder.
 
     Args:
         split: which part of a data folder (a name in its splits.json). require_poses: raise where there is no reference pose at all.
         load_depth: False leaves depth unread. topics: for bags whose topics cannot be told by type and name.
+        slop_ms: of bags, the largest difference of the stamps of a colour and a depth image that are one frame.
 
     Raises DataError where nothing known is found.
     """
@@ -35,7 +37,7 @@ def open_source(path: str | Path, split: str | None = None, require_poses: bool 
     if is_bag:
         if split is not None:
             raise DataError(f'{path}: a bag has no splits; leave --split {split} out')
-        return BagSource(path, topics, require_poses=require_poses, load_depth=load_depth)
+        return BagSource(path, topics, require_poses=require_poses, load_depth=load_depth, slop_ms=slop_ms)
     if path.is_dir() and is_folder_source(path):
         return FolderSource(path, split, require_poses=require_poses, load_depth=load_depth)
     raise DataError(f'{path}: no data found; looked for a rosbag2 (metadata.yaml, *.db3, *.mcap), for rgb/ with intrinsics.json, and for '
@@ -49,13 +51,17 @@ def add_source_arguments(parser: argparse.ArgumentParser, about_split: str = '')
     for f in fields(SourceOptions):
         group = parser if f.name == 'split' else topics
         group.add_argument('--' + f.name.replace('_', '-'), help=f.metadata['help'] + (about_split if f.name == 'split' else ''))
+    parser.add_argument('--slop', type=float, default=SLOP_MS, metavar='MS',
+                        help='largest difference of the stamps of a colour and a depth image of a bag that are one frame [ms]')
 
 
 def source_from(path: str | Path, options: argparse.Namespace, require_poses: bool = False, load_depth: bool = True) -> FrameSource:
-    """open_source with the options of add_source_arguments."""
+    """open_source with the options of add_source_arguments. Raises ConfigError too."""
+    if not 0 <= options.slop <= LARGEST_SLOP_MS:
+        raise ConfigError(f'--slop: expected 0 to {LARGEST_SLOP_MS:g} ms, found {options.slop}')
     topics = BagTopics(options.colour_topic, options.depth_topic, options.info_topic, options.pose_topic,
                        options.camera_frame, options.map_frame)
-    return open_source(path, options.split, require_poses, load_depth, topics)
+    return open_source(path, options.split, require_poses, load_depth, topics, options.slop)
 
 
 def warning_lines(source: Any) -> list[str]:

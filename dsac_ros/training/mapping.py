@@ -19,6 +19,7 @@ import torch
 
 from dsac_ros.config import FinetuningOptions, MappingOptions
 from dsac_ros.data.checks import check_consistency
+from dsac_ros.data.opening import warning_lines
 from dsac_ros.data.source import FrameSource
 from dsac_ros.errors import DataError
 from dsac_ros.exposure import brightened
@@ -124,10 +125,11 @@ def read_frames(source: FrameSource, options: MappingOptions | FinetuningOptions
         else:
             frames.append(frame)
     if len(frames) < MIN_FRAMES:
-        why = ', '.join(f'{cause}: {number}' for cause, number in (left_out + source.warnings).items())
-        raise DataError(f'{getattr(source, "path", "the data")}: {len(frames)} usable frames, at least {MIN_FRAMES} are needed'
-                        f'{f" (left out: {why})" if why else ""}; '
-                        + ('check the reference poses' if options.rgb_only else 'check depth and poses, or map with --rgb-only'))
+        # The larger of the two counts: the source has seen most of what is left out here, and has counted it too.
+        why = ', '.join(f'{cause}: {number}' for cause, number in (left_out | source.warnings).items())
+        advice = 'check the reference poses' if options.rgb_only else 'check depth and poses, or map with --rgb-only'
+        raise DataError('; '.join([f'{getattr(source, "path", "the data")}: {len(frames)} usable frames, at least {MIN_FRAMES} are needed'
+                                   f'{f" (left out: {why})" if why else ""}', advice, *warning_lines(source)]))
     block = max(1, round(options.held_out_share * len(frames) / HELD_OUT_BLOCKS))
     every = len(frames) / HELD_OUT_BLOCKS
     held = [abs(i % every - every / 2) < block / 2 for i in range(len(frames))]

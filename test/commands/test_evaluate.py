@@ -82,7 +82,7 @@ def test_writes_and_prints(place, capsys):
     assert summary['frames'] == summary['answered'] == 2 and summary['within_2cm_2deg'] == 1.0
     assert summary['run']['modality'] == 'rgbd' and summary['run']['split'] == 'val'
     assert summary['run']['options'] == {
-        'split': 'val', 'modality': 'auto', 'live': False, 'rate': 1.0, 'device': 'cpu', 'frames': 0, 'every': 1, 'set': []}
+        'split': 'val', 'modality': 'auto', 'live': False, 'rate': 1.0, 'device': 'cpu', 'frames': 0, 'every': 1, 'set': [], 'slop': 10.0}
 
 
 def test_settings_reach_the_tracker(place, no_page):

@@ -1,6 +1,7 @@
 """Bags made here message by message (storages, encodings, pose sources, damage), and the foreign ones of ../shared/data/bags."""
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
 from typing import Any, Callable
@@ -13,10 +14,10 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from scipy.spatial.transform import Rotation
 
 from dsac_ros.data.bags import BagSource
-from dsac_ros.data.opening import open_source, warning_lines
+from dsac_ros.data.opening import add_source_arguments, open_source, source_from, warning_lines
 from dsac_ros.data.topics import BagTopics
 from dsac_ros.data.transforms import matrix_from, quat_xyzw_of, rigid_inverse
-from dsac_ros.errors import DataError
+from dsac_ros.errors import ConfigError, DataError
 from dsac_ros.records import Camera
 
 SHARED_BAGS = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'bags'
@@ -302,7 +303,18 @@ def test_frames_without_depth(tmp_path: Path) -> None:
 def test_stamps_that_do_not_pair_tell_the_gap(tmp_path: Path) -> None:
     source = open_source(save(tmp_path / 'bag', recording(make_depth=lambda stamp: depth_mm(stamp + 37_000_000))))
     assert all(frame.depth is None for frame in source)
-    assert source.warnings == {'no_depth': 6} and '37.0 ms apart, 10 ms are allowed' in warning_lines(source)[0]
+    assert source.warnings == {'no_depth': 6} and '37.0 ms apart, 10 ms are allowed (--slop)' in warning_lines(source)[0]
+
+
+def test_slop_of_the_command_line(tmp_path: Path) -> None:
+    bag = save(tmp_path / 'bag', recording(make_depth=lambda stamp: depth_mm(stamp + 37_000_000)))
+    parser = argparse.ArgumentParser()
+    add_source_arguments(parser)
+    for slop, paired in (('37', True), ('36.9', False)):
+        assert [frame.depth is not None for frame in source_from(bag, parser.parse_args(['--slop', slop]))] == [paired] * 6
+    for slop in ('-1', 'nan', 'inf'):
+        with pytest.raises(ConfigError, match=f'--slop: expected 0 to 1000 ms, found {slop}'):
+            source_from(bag, parser.parse_args(['--slop', slop]))
 
 
 def test_bad_messages_are_counted_and_named(tmp_path: Path) -> None:

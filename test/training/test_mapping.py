@@ -225,6 +225,13 @@ def test_too_few_frames_are_counted_with_what_the_reader_left_out(tmp_path: Path
         map_source(rooms.ListSource([]), tmp_path / 'm', QUICK, 'cpu', quiet=True)
 
 
+def test_a_frame_without_depth_is_left_out_once_and_the_reader_says_why(tmp_path: Path) -> None:
+    source = rooms.ListSource([replace(frame, depth=None) for frame in frames(24)], no_depth=24)
+    source.details = {'no_depth': '12.0 ms apart, 10 ms are allowed (--slop)'}
+    with pytest.raises(DataError, match=r'left out: no_depth: 24\).*; 24 x no_depth: 12.0 ms apart, 10 ms are allowed \(--slop\)$'):
+        map_source(source, tmp_path / 'm', QUICK, 'cpu', quiet=True)
+
+
 def test_a_camera_that_stands_still_cannot_map_from_rgb(tmp_path: Path) -> None:
     with pytest.raises(DataError, match='camera hardly move'):
         map_source(rooms.ListSource([replace(frames()[0], depth=None)] * 12), tmp_path / 'm',
