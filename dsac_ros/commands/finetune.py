@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
-from dsac_ros.config import FinetuningOptions
+from dsac_ros.config import FinetunerOptions, FinetuningOptions
 
 HELP = 'train a map end to end, through the RANSAC'
 # The switches that have a place of their own on the command line; the others come as --set NAME=VALUE.
@@ -51,6 +51,7 @@ def stand_back(nice: int) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, and print how good the map is on frames that were held out."""
+    FinetunerOptions(threads=options.threads, nice=options.nice)  # refuses what is out of range
     stand_back(options.nice)  # before torch has threads, which take it over
     import cv2
     import torch

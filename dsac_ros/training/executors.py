@@ -31,7 +31,7 @@ def run_jobs(function: Callable[[Any], object], jobs: Mapping[str, Any], finishe
         progress: called in this process when a job ends.
 
     SIGINT waits for the jobs that run, which end early on it and keep what they have, and starts no others. Raises ConfigError where Ray is
-    asked for and not there.
+    asked for and not there, and for less than no workers.
     """
     if executor not in EXECUTORS:
         raise ConfigError(f'executor: expected {" or ".join(EXECUTORS)}, found {executor!r}')
@@ -40,7 +40,9 @@ def run_jobs(function: Callable[[Any], object], jobs: Mapping[str, Any], finishe
 
 
 def workers_of(workers: int) -> int:
-    """The number itself; for 0 one per two processors, since a head trains with two threads."""
+    """The number itself; for 0 one per two processors, since a head trains with two threads. Raises ConfigError below 0."""
+    if workers < 0:
+        raise ConfigError(f'workers: expected 0 (one for every two processors) or more, found {workers}')
     return workers or max(1, (os.cpu_count() or 1) // 2)
 
 

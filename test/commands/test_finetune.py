@@ -66,6 +66,13 @@ def test_arguments_become_options(asked: dict[str, Any]) -> None:
         run('a', 'bag', '--out', 'b', '--set', 'learning_rat=3')
 
 
+@pytest.mark.parametrize(('name', 'value'), [('threads', '-1'), ('threads', '257'), ('nice', '-5'), ('nice', '20')])
+def test_threads_and_niceness_have_limits(asked: dict[str, Any], name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f'{name}: expected 0 to .*, found {value}'):
+        run('a', 'bag', '--out', 'b', f'--{name}', value)
+    assert not asked['paths']
+
+
 def test_a_training_that_did_not_help_says_so(asked: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     asked['record'] = {**RECORD, 'best_step': 0}
     run('a', 'bag', '--out', 'b')

@@ -68,6 +68,11 @@ def test_an_unknown_executor_is_refused() -> None:
         run_jobs(print, {}, lambda name: False, 'slurm')
 
 
+def test_less_than_no_workers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='workers: expected 0 .* or more, found -1'):
+        run(tmp_path, ['a'], workers=-1)
+
+
 def test_ray_that_is_not_there_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'ray', None)
     with pytest.raises(ConfigError, match='Ray is not installed'):
