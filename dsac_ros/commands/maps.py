@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,9 @@ def _add(options: argparse.Namespace) -> int:
         room = work / f'{name}.dsacmap'
         map_room(options.source, str(room), name, options, mapping, overwrite=room.is_dir())
         added = add_experts(site, room, name, site_from_map)
-        shutil.rmtree(work)
+        shutil.rmtree(room)
+        with suppress(OSError):  # rooms of an interrupted `dsac-ros map` stay
+            work.rmdir()
     print(f'{site}: {", ".join(added)} added, {len(manifest.entries) + len(added)} experts')
     return 0
 

@@ -22,6 +22,7 @@ from small import saved  # noqa: E402
 
 from dsac_ros import cli  # noqa: E402
 from dsac_ros.commands import map as command  # noqa: E402
+from dsac_ros.commands import maps  # noqa: E402
 from dsac_ros.data import opening  # noqa: E402
 from dsac_ros.data.writing import BagWriter  # noqa: E402
 from dsac_ros.errors import DataError  # noqa: E402
@@ -94,6 +95,19 @@ def test_a_room_each_then_one_more_then_one_less(hall: Path, tmp_path: Path, cap
     assert load_map(site, 'lab').training['steps'] == 5 and [p.name for p in tmp_path.iterdir()] == ['site.dsacmap']
     assert cli.main(['maps', 'verify', str(site)]) == 0 and cli.main(['maps', 'remove', str(site), 'lab']) == 0
     assert hashes(site) == before and 'lab removed' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('others', [False, True])
+def test_adding_a_room_keeps_those_of_an_interrupted_map(bags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         others: bool) -> None:
+    site, work = tmp_path / 'site.dsacmap', tmp_path / 'site.dsacmap.rooms'
+    saved(site, name='hall')
+    if others:
+        saved(work / 'attic.dsacmap', name='attic')
+    monkeypatch.setattr(maps, 'map_room', lambda source, out, name, *_, overwrite: saved(Path(out), name=name))
+    work.mkdir(exist_ok=True)
+    assert cli.main(['maps', 'add', str(site), 'lab']) == 0 and names(site) == ['hall', 'lab']
+    assert [room.name for room in work.iterdir()] == ['attic.dsacmap'] if others else not work.exists()
 
 
 def test_a_room_that_fails_does_not_lose_the_others_and_those_that_are_mapped_are_kept(
