@@ -175,7 +175,8 @@ def _seven_scenes_camera(path: Path) -> Camera:
 
 
 def _seven_scenes_entries(path: Path, split: str | None) -> list[Entry]:
-    sequences = [path] if any(path.glob('frame-*.color.*')) else [folder for folder in sorted(path.glob('seq-*')) if folder.is_dir()]
+    sequences = [path] if any(path.glob('frame-*.color.*')) else [
+        folder for folder in sorted(path.glob('seq-*')) if folder.is_dir() and folder.name.removeprefix('seq-').isdecimal()]
     if not sequences:
         raise DataError(f'{path}: neither rgb/ nor frame-XXXXXX.color.png nor seq-XX folders')
     if split is not None:
@@ -183,7 +184,7 @@ def _seven_scenes_entries(path: Path, split: str | None) -> list[Entry]:
     entries = []
     for sequence in sequences:
         # Frame numbers start anew in every sequence; 100,000 numbers apart, the stamps stay in order.
-        offset = 0 if sequence == path else 100_000 * int(sequence.name.partition('-')[2])
+        offset = 0 if sequence == path else 100_000 * int(sequence.name.removeprefix('seq-'))
         for image in sorted(sequence.glob('frame-*.color.*')):
             number = image.name[len('frame-'):].partition('.')[0]
             if not number.isdigit():

@@ -125,6 +125,15 @@ def test_seven_scenes_sequence(tmp_path: Path) -> None:
     assert frames[2].map_from_camera[0, 3] == 2
 
 
+def test_only_numbered_sequences_of_a_scene_are_read(tmp_path: Path) -> None:
+    for name in ('seq-02', 'seq-01_old', 'seq-02.bak', 'seq-'):
+        scenes(tmp_path / name, frames=1)
+    assert [frame.name for frame in open_source(tmp_path)] == ['seq-02/frame-000000']
+    (tmp_path / 'seq-02').rename(tmp_path / 'seq-02_old')
+    with pytest.raises(DataError, match='seq-XX folders'):
+        open_source(tmp_path)
+
+
 def test_seven_scenes_with_splits_intrinsics_and_lost_frames(tmp_path: Path) -> None:
     for i in (1, 2, 3):
         scenes(tmp_path / 'scene' / f'seq-{i:02d}', frames=2)
