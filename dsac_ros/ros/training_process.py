@@ -15,6 +15,7 @@ from dsac_ros.config import FinetunerOptions, FinetuningOptions, SourceOptions
 from dsac_ros.training.watching import Progress
 
 LAST_WORDS = 20
+READ_S = 1.0  # for what it said last; something that it started may hold the pipe open for ever
 
 
 def command_line(options: FinetunerOptions, training: FinetuningOptions, source: SourceOptions) -> list[str]:
@@ -38,7 +39,7 @@ class TrainingProcess:
         # Where this process found dsac_ros, there the other finds it too.
         environment = os.environ | {'PYTHONPATH': os.pathsep.join(os.path.abspath(path) for path in sys.path if path)}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                         env=environment, start_new_session=True)
+                                         errors='replace', env=environment, start_new_session=True)
         self.newest: Progress | None = None
         self.said: deque[str] = deque(maxlen=LAST_WORDS)  # lines that are no progress
         self._reader = threading.Thread(target=self._read, name='training', daemon=True)
@@ -57,8 +58,11 @@ class TrainingProcess:
             pass
 
     def ended(self) -> int | None:
-        """The exit code once all that it said has been read; None while it runs."""
-        return None if self._reader.is_alive() else self._process.wait()
+        """The exit code, once it has ended and what it said has been read; None while it runs."""
+        code = self._process.poll()
+        if code is not None:
+            self._reader.join(READ_S)
+        return code
 
     def close(self, timeout_s: float) -> None:
         """Have it write a checkpoint and end; where that takes longer, the last one has to do: it is whole at any moment."""
@@ -71,7 +75,9 @@ class TrainingProcess:
 
     def _read(self) -> None:
         for line in self._process.stdout:
-            if line.startswith('{'):
+            try:
                 self.newest = Progress(**json.loads(line))
-            elif line.strip():
-                self.said.append(line.strip())
+            # Libraries and the interpreter print what they like.
+            except (ValueError, TypeError, KeyError):
+                if line.strip():
+                    self.said.append(line.strip())
