@@ -48,9 +48,9 @@ class BagSource:
     reads the small messages (camera_info, TF, poses), then every iteration reads the images lazily.
 
     Reference poses: `topics.pose`, else the TF chain from the root (or `topics.map_frame`) to the camera's frame_id where something in it
-    moves, else the only pose topic. An Odometry's child frame is linked to the camera by /tf_static; where that has no link, the pose is
-    taken for the camera's own (optical frame) and counted as 'assumed_camera_pose'. PoseStamped and PoseWithCovarianceStamped are always
-    the camera's own.
+    moves, else the only pose topic. Poses of a topic have to be in `topics.map_frame` where that is given. An Odometry's child frame is
+    linked to the camera by /tf_static; where that has no link, the pose is taken for the camera's own (optical frame) and counted as
+    'assumed_camera_pose'. PoseStamped and PoseWithCovarianceStamped are always the camera's own.
 
     slop_ms: the largest difference of the stamps of a colour and a depth image that are one frame.
 
@@ -142,18 +142,24 @@ class BagSource:
 
     def _pose_source(self, reader: Reader, types: dict[str, str], tree: TransformTree) -> tuple[str, str, PoseAt | None]:
         """(map frame, where poses come from, function of the stamp)."""
-        camera = self._camera_frame
+        camera, asked = self._camera_frame, (self.topics.map_frame or '').lstrip('/')
         if self.topics.pose is None:
             chain = tree.chain(camera)
-            root = (self.topics.map_frame or chain[-1]).lstrip('/')
-            if self.topics.map_frame and tree.frames and root not in tree.frames:
+            root = asked or chain[-1]
+            if asked and tree.frames and root not in tree.frames:
                 raise DataError(f'the map frame {root!r} is not in /tf; it has {", ".join(tree.frames)}')
             if root in chain and tree.moves(camera, root):
                 return root, f'/tf {" <- ".join(reversed(chain[:chain.index(root) + 1]))}', lambda stamp: tree.lookup(root, camera, stamp)
         topic = t.pose_topic(types, self.topics.pose)
         if topic is None:
-            return (self.topics.map_frame or 'map'), 'none', None
+            if asked and tree.frames and asked not in chain:
+                raise DataError(f'no poses in the map frame {asked!r}: in /tf the camera is in {" <- ".join(reversed(chain))}; name one of '
+                                'these with --map-frame, or leave it out')
+            return asked or 'map', 'none', None
         map_from_child, parent, child = self._read_poses(reader, topic)
+        if asked and parent and asked != parent:
+            raise DataError(f'no poses in the map frame {asked!r}: those of {topic} are in {parent!r}; leave --map-frame out, or name '
+                            f'{parent!r}')
         child_from_camera = np.eye(4)
         if child and child != camera:
             link = tree.lookup(child, camera, 0)
@@ -166,7 +172,7 @@ class BagSource:
         def pose_at(stamp: int) -> np.ndarray | None:
             pose = map_from_child.at(stamp)
             return None if pose is None else pose @ child_from_camera
-        return (parent or 'map'), topic, pose_at
+        return parent or asked or 'map', topic, pose_at
 
     def _read_poses(self, reader: Reader, topic: str) -> tuple[Trajectory, str, str]:
         """(map_from_child, map frame, child frame or '') of a pose or odometry topic."""

@@ -224,6 +224,25 @@ def test_poses_from_a_pose_topic(tmp_path: Path, covariance: bool) -> None:
     assert '/truth' in warning_lines(source)[0]
 
 
+def test_the_map_frame_asked_for_is_that_of_the_poses(tmp_path: Path) -> None:
+    def in_frame(name: str) -> list[tuple[str, int, Any]]:
+        stamps = [START_NS + i * STEP_NS for i in range(6)]
+        return [('/truth', stamp, new('geometry_msgs/PoseStamped', header=header(stamp, name), pose=pose_of(along(stamp))))
+                for stamp in stamps]
+    named = save(tmp_path / 'named', recording() + in_frame('world'))  # and TF from map to the camera
+    for pose, asked, expected in ((None, None, 'map'), (None, 'map', 'map'), ('/truth', None, 'world'), ('/truth', '/world', 'world')):
+        assert open_source(named, topics=BagTopics(pose=pose, map_frame=asked)).map_frame == expected
+    with pytest.raises(DataError, match="named: no poses in the map frame 'map': those of /truth are in 'world'"):
+        open_source(named, topics=BagTopics(pose='/truth', map_frame='map'))
+    beside = [('/tf', START_NS, tf(START_NS, 'map', 'lamp', np.eye(4)))]
+    with pytest.raises(DataError, match="'lamp': those of /truth are in 'world'"):
+        open_source(save(tmp_path / 'both', recording() + beside + in_frame('world')), topics=BagTopics(map_frame='lamp'))
+    with pytest.raises(DataError, match=f"'lamp': in /tf the camera is in map <- {OPTICAL}"):
+        open_source(save(tmp_path / 'beside', recording() + beside), topics=BagTopics(map_frame='lamp'))
+    unnamed = save(tmp_path / 'unnamed', recording(poses=False) + in_frame(''))
+    assert open_source(unnamed, topics=BagTopics(map_frame='attic')).map_frame == 'attic' and open_source(unnamed).map_frame == 'map'
+
+
 def test_no_pose_in_a_long_gap(tmp_path: Path) -> None:
     messages = [m for m in recording(12) if not (m[0] == '/tf' and START_NS < m[1] < START_NS + 11 * STEP_NS)]
     source = open_source(save(tmp_path / 'bag', messages))
