@@ -31,7 +31,6 @@ def write_results(folder: Path, results: Sequence[FrameResult], run: Mapping[str
     check_place(folder, overwrite)
     poses = summarise_poses(results)
     summary = {**poses, **summarise_latency(results), 'run': dict(run)}
-    folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
     try:
         part.chmod(0o755)  # mkdtemp's 0700 is for secrets
@@ -51,19 +50,13 @@ def write_results(folder: Path, results: Sequence[FrameResult], run: Mapping[str
 
 
 def check_place(folder: Path, overwrite: bool) -> None:
-    """Raise DataError unless results may be written to `folder`: absent, empty, or older results with `overwrite`."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise DataError(f'{folder}: the results go into a folder, but this is a file; choose another --out')
-    if not any(folder.iterdir()):
-        return
-    strangers = sorted(p.name for p in folder.iterdir() if p.name not in FILES)
-    if strangers or not (folder / 'summary.json').is_file():
-        found = ', '.join(strangers[:3]) or 'no summary.json'
-        raise DataError(f'{folder}: is not a results folder (it holds {found}) and is left alone; choose another --out')
-    if not overwrite:
-        raise DataError(f'{folder}: holds older results; pass --overwrite to replace them, or choose another --out')
+    """Raise DataError unless results can be written to `folder`, and may: it is absent, empty, or older results with `overwrite`."""
+    try:
+        _check_contents(folder, overwrite)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder.parent).close()
+    except OSError as error:
+        raise DataError(f'{folder}: cannot be written: {error.strerror}; choose another --out') from error
 
 
 def describe_run(map_path: Path, source: str, modality: str, device: str, options: Mapping[str, Any],
@@ -103,6 +96,21 @@ def git_revision() -> str | None:
         return git('rev-parse', 'HEAD') + ('+changes' if changes else '')
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _check_contents(folder: Path, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f'{folder}: the results go into a folder, but this is a file; choose another --out')
+    if not any(folder.iterdir()):
+        return
+    strangers = sorted(p.name for p in folder.iterdir() if p.name not in FILES)
+    if strangers or not (folder / 'summary.json').is_file():
+        found = ', '.join(strangers[:3]) or 'no summary.json'
+        raise DataError(f'{folder}: is not a results folder (it holds {found}) and is left alone; choose another --out')
+    if not overwrite:
+        raise DataError(f'{folder}: holds older results; pass --overwrite to replace them, or choose another --out')
 
 
 def _move_into_place(part: Path, folder: Path) -> None:

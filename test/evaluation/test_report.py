@@ -193,6 +193,13 @@ def test_a_stranger_s_folder_is_left_alone(tmp_path, run_of_60, no_page):
         write(tmp_path / 'thesis.tex', run_of_60, overwrite=True)
 
 
+@pytest.mark.parametrize('place', ['/proc/nowhere/results', 'a_file/results', 'a_file/of/results'])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, place):
+    (tmp_path / 'a_file').touch()
+    with pytest.raises(DataError, match=f'{place}: cannot be written'):
+        report.check_place(tmp_path / place, overwrite=False)
+
+
 def test_a_crash_leaves_nothing(tmp_path, run_of_60, monkeypatch):
     monkeypatch.setattr(report.page, 'render', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
