@@ -83,7 +83,8 @@ def summarise_poses(results: Sequence[FrameResult]) -> dict[str, Any]:
                 'max_translation_m_answered': float(metres[seen].max()) if seen.any() else None}
     summary |= _published(results)
     summary |= _gaps(results) | _consistency(results)
-    summary['reasons'] = dict(sorted(Counter(reason for r in results if not r.answered for reason in r.reasons or ('unknown',)).items()))
+    causes = (reason.partition(':')[0] for r in results if not r.answered for reason in r.reasons or ('unknown',))
+    summary['reasons'] = dict(sorted(Counter(causes).items()))
     return summary
 
 

@@ -83,7 +83,8 @@ def degrees(value: float | None) -> str:
 
 
 def _number(value: float | None, unit: str = '') -> str:
-    return '-' if value is None else f'{value:.1f} {unit}'.rstrip()
+    digits = 0 if isinstance(value, int) else 1
+    return '-' if value is None else f'{value:.{digits}f} {unit}'.rstrip()
 
 
 def _tiles(summary: Mapping[str, Any]) -> str:

@@ -77,7 +77,7 @@ def _per_frame_row(r: FrameResult) -> list[Any]:
                *(empty if r.map_from_camera is None else pose_values(r.map_from_camera)),
                *(empty if r.reference is None else pose_values(r.reference)),
                *([None] * 21 if r.covariance is None else r.covariance[np.triu_indices(6)])]
-    return [r.stamp_ns, r.name, r.modality, int(r.answered), _cell(r.published), r.state, ';'.join(r.reasons), r.expert,
+    return [r.stamp_ns, r.name, r.modality, int(r.answered), _cell(r.published), r.state, _joined(r.reasons), r.expert,
             *map(_cell, numbers)]
 
 
@@ -102,6 +102,11 @@ def _result_of(row: Mapping[str, str]) -> FrameResult:
         int(row['stamp_ns']), row['name'], row['answered'] == '1', row['modality'], pose('est'), covariance, pose('ref'), row['state'],
         tuple(filter(None, row['reasons'].split(';'))), row['expert'], *map(number, ('inliers', 'inlier_ratio', 'spread', 'residual',
         'landmarks')), tracked=None if tracked is None else bool(tracked), published=None if published is None else bool(published))
+
+
+def _joined(reasons: Iterable[str]) -> str:
+    """A `;` within a reason would make two of it where they are split again."""
+    return ';'.join(reason.replace(';', ',') for reason in reasons)
 
 
 def _cell(value: float | None) -> str:

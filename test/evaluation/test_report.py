@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from dsac_ros.errors import DataError
 from dsac_ros.evaluation import metrics, report, tables
+from dsac_ros.evaluation.page import summary_rows
 from dsac_ros.evaluation.records import FrameResult
 from dsac_ros.evaluation.tables import PER_FRAME_COLUMNS, write_json
 
@@ -79,6 +80,22 @@ def test_per_frame_csv_is_read_again(tmp_path, run_of_60):
     assert (read.tracked, read.published, read.landmarks) == (False, True, 7.0)
     with pytest.raises(DataError, match='none.csv'):
         tables.read_per_frame(tmp_path / 'none.csv')
+
+
+def test_reasons_with_details(tmp_path):
+    """They stay as many as they were in per_frame.csv, and summary.json counts them by cause."""
+    details = [('no_camera_info: none yet; is it published?',), ('too_old: 3.1 s', 'weak_position'), ('too_old: 3.2 s',)]
+    results = [FrameResult(i, '', False, 'rgb', reasons=reasons) for i, reasons in enumerate(details)]
+    tables.write_per_frame(tmp_path / 'a.csv', results)
+    assert [r.reasons for r in tables.read_per_frame(tmp_path / 'a.csv')] == [
+        ('no_camera_info: none yet, is it published?',), *details[1:]]
+    assert metrics.summarise(results)['reasons'] == {'no_camera_info': 1, 'too_old': 2, 'weak_position': 1}
+
+
+def test_counts_are_printed_without_decimals(run_of_60):
+    results = [replace(r, published=r.answered) for r in run_of_60]
+    rows = dict(summary_rows(metrics.summarise(results)))
+    assert rows['published by the node, false ones'] == '90.0 %, 3' and rows['NEES median (honest: 5.35)'].count('.') == 1
 
 
 def test_per_frame_csv_is_enough_to_compute_the_summary(tmp_path, run_of_60, no_page):
