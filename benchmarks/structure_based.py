@@ -22,10 +22,11 @@ from scipy.cluster.vq import kmeans2
 from dsac_ros.data.opening import open_source
 from dsac_ros.errors import DataError, DsacError
 from dsac_ros.evaluation.metrics import pose_error
+from dsac_ros.geometry.camera import homogeneous
 from dsac_ros.landmarks.keypoints import Effort, Keypoints, detect
 from dsac_ros.localizer import Localizer
 from dsac_ros.records import Frame
-from dsac_ros.training.triangulation import choose_partners, homogeneous, keypoint_depths, match_epipolar
+from dsac_ros.training.triangulation import choose_partners, keypoint_depths, match_epipolar
 
 KEYPOINTS = 1200
 KEY_FRAMES = 8  # that a query is compared with

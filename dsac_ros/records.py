@@ -42,6 +42,10 @@ class Camera:
         """The camera of the window whose top left pixel is (x, y)."""
         return replace(self, width=width, height=height, cx=self.cx - x, cy=self.cy - y)
 
+    def contains(self, pixels: np.ndarray) -> np.ndarray:
+        """(...,) whether pixels (..., 2) lie in the image."""
+        return ((pixels > -0.5) & (pixels < [self.width - 0.5, self.height - 0.5])).all(-1)
+
     def matrix(self) -> np.ndarray:
         """K, (3, 3) float64."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])

@@ -12,12 +12,13 @@ import numpy as np
 
 from dsac_ros.data.transforms import rigid_inverse
 from dsac_ros.errors import DataError
-from dsac_ros.geometry.camera import normalised, pixels_of
+from dsac_ros.geometry.camera import essential_matrix, homogeneous, normalised, pixels_of
 from dsac_ros.records import Frame
 
 SCALES = (0.001, 1000.0, 0.2, 5.0, 0.1, 10.0)  # mm and m taken for each other; TUM's 1/5000; tenths of a mm
 DEPTH_TOLERANCE = 0.03  # share of the depth: sensor noise, undistorted warping and pose errors of a centimetre stay below
 MATCH_TOLERANCE = 0.006  # on the normalised image plane: 3 px at f = 500
+FARTHEST_M = 20e3  # coordinates and landmarks are float32: 2 mm there, half a metre at a UTM northing
 GRID = 12  # pixels between the points that are warped
 Agreement = Callable[[Frame, Frame, np.ndarray, float], float]
 
@@ -39,9 +40,13 @@ def check_consistency(frames: Sequence[Frame], max_pairs: int = 8, name: str = '
         name: of the data, for the message.
 
     Returns what was found; `pairs` is 0 where the camera never moved enough to tell. Raises DataError where inverted or rescaled poses fit
-    clearly better than the given ones.
+    clearly better than the given ones, and where they are too far from the origin for a map.
     """
     posed = [frame for frame in frames if frame.map_from_camera is not None]
+    farthest = max((float(np.linalg.norm(frame.map_from_camera[:3, 3])) for frame in posed), default=0.0)
+    if farthest > FARTHEST_M:
+        raise DataError(f'{name}: reference poses lie up to {farthest / 1e3:.0f} km from the origin of their frame, where float32 has no '
+                        f'millimetres left; give them in a local frame, within {FARTHEST_M / 1e3:.0f} km of its origin')
     pairs = _moving_pairs(posed, max_pairs)
     if not pairs:
         return Consistency(0.0, 0.0, 0, 'none')
@@ -130,9 +135,7 @@ def _epipolar_agreement(first: Frame, second: Frame, second_from_first: np.ndarr
         return 0.0
     a = normalised(first.camera, np.array([points_a[match.queryIdx].pt for match in matches]))
     b = normalised(second.camera, np.array([points_b[match.trainIdx].pt for match in matches]))
-    a, b = (np.column_stack([points, np.ones(len(points))]) for points in (a, b))
-    x, y, z = second_from_first[:3, 3]
-    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ second_from_first[:3, :3]
+    a, b, essential = homogeneous(a), homogeneous(b), essential_matrix(second_from_first)
     lines_b, lines_a = a @ essential.T, b @ essential
     error = np.abs((lines_b * b).sum(1))
     norms = [np.hypot(lines[:, 0], lines[:, 1]) + 1e-12 for lines in (lines_a, lines_b)]

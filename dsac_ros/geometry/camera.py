@@ -1,9 +1,8 @@
-"""From a camera and a grid of cells to pixels and viewing rays; projection."""
+"""From a camera and a grid of cells to pixels and viewing rays, and back; what two views of a point have to fulfil."""
 from __future__ import annotations
 
 import cv2
 import numpy as np
-from torch import Tensor
 
 from dsac_ros.records import Camera
 
@@ -86,7 +85,12 @@ def pixels_of(camera: Camera, points_N3: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def project(points: Tensor, intrinsics: Tensor, min_depth: float = 0.05) -> Tensor:
-    """Pinhole projection of camera-frame points (..., 3) with intrinsics (..., 4) = (fx, fy, cx, cy); depth is clamped at min_depth."""
-    z = points[..., 2:].clamp(min=min_depth)
-    return points[..., :2] / z * intrinsics[..., :2] + intrinsics[..., 2:]
+def homogeneous(plane_N2: np.ndarray) -> np.ndarray:
+    """(N, 3): image-plane coordinates (x/z, y/z) with z = 1."""
+    return np.column_stack([plane_N2, np.ones(len(plane_N2))])
+
+
+def essential_matrix(second_from_first_44: np.ndarray) -> np.ndarray:
+    """(3, 3) E with b^T E a = 0 for a point at a in the first view and at b in the second (Longuet-Higgins 1981)."""
+    x, y, z = second_from_first_44[:3, 3]
+    return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ second_from_first_44[:3, :3]

@@ -73,7 +73,7 @@ def triangulate_in_agreement(given: list[Frame], keypoints: list[Keypoints], use
     Args:
         adjust: whether to, or only to triangulate. Others: as of triangulate_frames.
 
-    Returns the frames with the poses that the points were found by, the points, and what a manifest says of these poses: median distance
+    Returns the frames with the poses that the points were found by, the points, and what the map says of these poses: median distance
     of keypoints from points by the given poses and by these [px], how many were moved, and the medians of how far these were; nothing where
     no view has enough points that others see, too, or there was no time.
     """

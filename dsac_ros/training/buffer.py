@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsac_ros.geometry.camera import cell_centres, normalised
-from dsac_ros.networks.encoder import STRIDE, Encoder, image_to_tensor, input_size
+from dsac_ros.cell_grid import depths_at
+from dsac_ros.geometry.camera import cell_centres, homogeneous, normalised
+from dsac_ros.networks.encoder import CHANNELS, STRIDE, Encoder, image_to_tensor, input_size
 from dsac_ros.networks.gating import describe
 from dsac_ros.records import Frame
 from dsac_ros.training.augmentation import augmented_view, clean_view
@@ -45,12 +46,10 @@ Targets = Callable[[int, Frame, np.ndarray], np.ndarray]
 
 def depth_targets(index: int, frame: Frame, pixels: np.ndarray) -> np.ndarray:
     """Scene coordinates of pixels from the frame's own depth, nearest pixel; NaN where there is no depth."""
-    xy = np.rint(pixels).astype(int)
-    inside = ((xy >= 0) & (xy < [frame.camera.width, frame.camera.height])).all(-1)
-    x, y = np.where(inside[:, None], xy, 0).T
-    z = np.where(inside, frame.depth[y, x], 0).astype(np.float64)
-    rays = normalised(frame.camera, np.stack([x, y], -1).astype(np.float64))
-    points = np.concatenate([rays, np.ones((len(rays), 1))], 1) * z[:, None]
+    inside = frame.camera.contains(pixels)
+    nearest = np.where(inside[:, None], np.rint(pixels).astype(int), 0)
+    z = np.where(inside, depths_at(frame.depth, nearest), 0).astype(np.float64)
+    points = homogeneous(normalised(frame.camera, nearest.astype(np.float64))) * z[:, None]
     scene = points @ frame.map_from_camera[:3, :3].T + frame.map_from_camera[:3, 3]
     return np.where(z[:, None] > 0, scene, np.nan)
 
@@ -84,7 +83,9 @@ def fill(frames: list[Frame], encoder: Encoder, targets: Targets, need_target: b
         need_target: keep only cells whose scene coordinate is known; else those come first and others fill up.
     """
     per_view = max(1, capacity // (len(frames) * (1 + augmented)))
-    features, scene, rays, owners, descriptors = [], [], [], [], {}
+    # The bulk of the memory: as a list and then as one tensor it would be there twice.
+    features = torch.empty(per_view * len(frames) * (1 + augmented), CHANNELS, dtype=torch.float16, device=device)
+    filled, scene, rays, owners, descriptors = 0, [], [], [], {}
     for view_index in range(1 + augmented):
         for index in rng.permutation(len(frames)):
             if view_index and budget.over():
@@ -101,7 +102,8 @@ def fill(frames: list[Frame], encoder: Encoder, targets: Targets, need_target: b
                 grid = encoder(image_to_tensor(view.image).to(device))[0]
                 if not view_index:
                     descriptors[index] = describe(grid).clone()
-            features.append(grid.flatten(1).T[torch.from_numpy(chosen).to(device)].half().clone())
+            features[filled:filled + len(chosen)] = grid.flatten(1).T[torch.from_numpy(chosen).to(device)]
+            filled += len(chosen)
             scene.append(points[chosen])
             rays.append(normalised(frame.camera, pixels[chosen]))
             owners.append(np.full(len(chosen), index))
@@ -109,14 +111,14 @@ def fill(frames: list[Frame], encoder: Encoder, targets: Targets, need_target: b
     camera = frames[0].camera
     focal = camera.resized(*input_size(camera.width, camera.height)).fx
     poses = np.stack([np.linalg.inv(frame.map_from_camera) for frame in frames])
-    return Buffer(torch.cat(features), _tensor(scene, device), _tensor(rays, device),
+    return Buffer(features[:filled], _tensor(scene, device), _tensor(rays, device),
                   torch.from_numpy(np.concatenate(owners)).to(device), _tensor([poses], device), focal,
                   torch.stack([descriptors[index] for index in range(len(frames))]))
 
 
 def choose_cells(frame: Frame, pixels: np.ndarray, known: np.ndarray, need_target: bool, most: int, rng: np.random.Generator) -> np.ndarray:
     """Indices of at most `most` cells inside of the source image, those with a known coordinate first."""
-    inside = ((pixels > -0.5) & (pixels < [frame.camera.width - 0.5, frame.camera.height - 0.5])).all(-1)
+    inside = frame.camera.contains(pixels)
     chosen = rng.permutation(np.flatnonzero(inside & known))[:most]
     if not need_target:
         chosen = np.concatenate([chosen, rng.permutation(np.flatnonzero(inside & ~known))[:most - len(chosen)]])

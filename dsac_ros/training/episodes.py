@@ -68,7 +68,7 @@ def encode(frames: list[Frame], encoder: Encoder, augmented: int, seed: int, dev
             view = (augmented_view(image, grid.width, grid.height, cells, camera.fx, rng) if number
                     else clean_view(image, grid.width, grid.height, cells))
             pixels = view.source_px.reshape(-1, 2)[chosen]
-            inside = ((pixels > -0.5) & (pixels < [camera.width - 0.5, camera.height - 0.5])).all(-1)
+            inside = camera.contains(pixels)
             with torch.inference_mode():
                 maps_BCHW, last_input = encoder.with_last_input(image_to_tensor(view.image).to(device))
                 maps = maps_BCHW[0]

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import cv2
 import numpy as np
 import torch
 
@@ -43,6 +44,7 @@ from dsac_ros.training.triangulation import keypoints_of, triangulated_targets
 
 HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
 MIN_FRAMES = 10
+LARGEST_SIDE = 600  # of a frame in memory [px]: keypoints are looked for in 240 lines, cells in 192; 600 frames of Full HD take 9 GB
 COMPARISON_SHARE = 0.15  # of the time that is left when landmarks are made, at the most
 
 
@@ -123,7 +125,7 @@ def read_frames(source: FrameSource, options: MappingOptions | FinetuningOptions
         if cause:
             left_out[cause] += 1
         else:
-            frames.append(frame)
+            frames.append(shrunk(frame, LARGEST_SIDE))
     if len(frames) < MIN_FRAMES:
         # The larger of the two counts: the source has seen most of what is left out here, and has counted it too.
         why = ', '.join(f'{cause}: {number}' for cause, number in (left_out | source.warnings).items())
@@ -134,6 +136,17 @@ def read_frames(source: FrameSource, options: MappingOptions | FinetuningOptions
     every = len(frames) / HELD_OUT_BLOCKS
     held = [abs(i % every - every / 2) < block / 2 for i in range(len(frames))]
     return [f for f, h in zip(frames, held) if not h], [f for f, h in zip(frames, held) if h], left_out
+
+
+def shrunk(frame: Frame, most: int) -> Frame:
+    """The same view with a short side of at most so many pixels; depth is that of the nearest one."""
+    camera = frame.camera
+    scale = most / min(camera.width, camera.height)
+    if scale >= 1:
+        return frame
+    size = (round(camera.width * scale), round(camera.height * scale))
+    depth = None if frame.depth is None else cv2.resize(frame.depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return replace(frame, image=cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA), depth=depth, camera=camera.resized(*size))
 
 
 def known_points(buffer: Buffer) -> np.ndarray:
@@ -147,7 +160,7 @@ def known_points(buffer: Buffer) -> np.ndarray:
 
 def describe(options: MappingOptions, head: Head, buffer: Buffer, landmarks: Landmarks | None, left_out: Counter[str],
              errors: dict[str, Any], counts: dict[str, Any], seconds: float, watch: Stopwatch, device: torch.device) -> dict[str, Any]:
-    """What the manifest says of how the map was made."""
+    """How the map was made, for people: experts/NAME.yaml."""
     return {'created': datetime.now(timezone.utc).isoformat(timespec='seconds'), 'options': asdict(options), 'device': device.type,
             'seconds': round(seconds, 1), 'stage_seconds': {stage: round(ms / 1e3, 1) for stage, ms in watch.stages.items()},
             **counts, 'left_out': dict(left_out),

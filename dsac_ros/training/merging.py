@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from dsac_ros.geometry.camera import normalised
+from dsac_ros.geometry.camera import homogeneous, normalised
 from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.records import Frame
-from dsac_ros.training.triangulation import FramePoints, homogeneous
+from dsac_ros.training.triangulation import FramePoints
 
 REACH = 0.012  # of the distance: how far apart the places of two sightings of one point may be
 ALIKE = 0.75  # least cosine of their descriptors

@@ -1,8 +1,8 @@
 """Cutting a large recording into overlapping sub-maps, each of about the extent that one head can hold.
 
-Frames are divided by where what they see lies, by two-means in the plane of the floor, the largest part first, until every part is small
-enough (as ESAC clusters large places by the scene coordinates of images, Brachmann & Rother 2019). Then each part is given the frames of
-others that are nearly as near to it: a camera at a border has both.
+Frames are divided by where what they see lies, by two-means, until every part is small enough (as ESAC clusters large places by the scene
+coordinates of images, Brachmann & Rother 2019). Then each part is given the frames of others that are nearly as near to it: a camera at a
+border has both.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def split_frames(map_from_camera_F44: np.ndarray, points_F: Sequence[np.ndarray]
     Args:
         points_F: scene coordinates (N, 3) that each frame sees; NaN, or none at all, where they are not known: then the camera stands in.
         extent_m: of what the frames of a sub-map see, before those of the borders are added; one place that is not larger stays one. No
-            part has fewer than MIN_PART frames.
+            part of a divided recording has fewer than MIN_PART frames.
 
     The same frames always give the same parts, numbered by their first frame.
     """

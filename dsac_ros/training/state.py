@@ -76,8 +76,8 @@ def resumed(path: Path, bundle: MapBundle, options: FinetuningOptions, team: Tea
     tensors, values = load_checkpoint(path)
     for name, value in made_with(bundle.entry.sha256, options, team).items():
         if values['options'].get(name) != value:
-            raise MapError(f'{path}: made with {name}={values["options"].get(name)!r}, now {value!r}; resume with the same map and options, '
-                           'or start again with --overwrite (the node: remove the folder)')
+            raise MapError(f'{path}: made with {name}={values["options"].get(name)!r}, now {value!r}; resume with the same map and '
+                           'options, or start again with --overwrite (the node: remove the folder)')
     state = new_state(bundle, options, team, values['iterations'])
     for name, module in (('expert', state.expert), ('best', state.best)):
         module.load_state_dict({key.removeprefix(f'{name}.'): value for key, value in tensors.items() if key.startswith(f'{name}.')})

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from dsac_ros.geometry.camera import normalised
+from dsac_ros.geometry.camera import essential_matrix, homogeneous, normalised
 from dsac_ros.landmarks.keypoints import MAPPING, Keypoints, detect
 from dsac_ros.progress import progress_bar
 from dsac_ros.records import Frame
@@ -87,8 +87,7 @@ def triangulated_targets(found: dict[int, FramePoints]) -> Targets:
         if index in trees:
             distance, nearest = trees[index].query(pixels, distance_upper_bound=REACH_PX)
             near = np.isfinite(distance)
-            rays = np.column_stack([normalised(frame.camera, pixels[near]), np.ones(near.sum())])
-            points = rays * found[index].depths_M[nearest[near]][:, None]
+            points = homogeneous(normalised(frame.camera, pixels[near])) * found[index].depths_M[nearest[near]][:, None]
             out[near] = points @ frame.map_from_camera[:3, :3].T + frame.map_from_camera[:3, 3]
         return out
 
@@ -171,10 +170,6 @@ def keypoint_depths(frame: Frame, pixels_M2: np.ndarray) -> np.ndarray:
     return np.where((low > 0) & (high < (1 + MAX_DEPTH_STEP) * low), np.median(window, 1), np.nan)
 
 
-def homogeneous(rays_M2: np.ndarray) -> np.ndarray:
-    return np.column_stack([rays_M2, np.ones(len(rays_M2))])
-
-
 def meet(directions_VM3: np.ndarray, centres_V3: np.ndarray, used_VM: np.ndarray, prior_M3: np.ndarray, focal_px: float) -> np.ndarray:
     """Points (M, 3) closest to the used rays (one pixel of noise each) and to where the first view's depth puts them (NaN: nowhere)."""
     known = np.isfinite(prior_M3).all(1)
@@ -192,9 +187,7 @@ def match_epipolar(first: Keypoints, second: Keypoints, second_from_first: np.nd
     none = np.full(len(first.pixels_M2), -1)
     if not len(first.pixels_M2) or len(second.pixels_M2) < 2:
         return none
-    x, y, z = second_from_first[:3, 3]
-    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ second_from_first[:3, :3]
-    lines = torch.from_numpy((homogeneous(first.rays_M2) @ essential.T).astype(np.float32))
+    lines = torch.from_numpy((homogeneous(first.rays_M2) @ essential_matrix(second_from_first).T).astype(np.float32))
     lines = lines / lines[:, :2].norm(dim=1, keepdim=True).clamp(min=1e-12)
     band = (lines @ torch.from_numpy(homogeneous(second.rays_M2).astype(np.float32)).T).abs() * focal_px < EPIPOLAR_PX
     square = (2 - 2 * torch.from_numpy(first.descriptors_MD) @ torch.from_numpy(second.descriptors_MD).T).clamp(min=0)

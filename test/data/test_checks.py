@@ -91,6 +91,13 @@ def test_noise_and_holes_are_no_mistake() -> None:
     assert check_consistency(frames).given > 0.6
 
 
+def test_poses_that_float32_cannot_hold_are_refused() -> None:
+    far = np.eye(4)
+    far[:3, 3] = [500e3, 5_400e3, 30.0]  # UTM
+    with pytest.raises(DataError, match='room: reference poses lie up to 5423 km from the origin'):
+        check_consistency([replace(frame, map_from_camera=far @ frame.map_from_camera) for frame in walk()], name='room')
+
+
 def test_a_camera_at_rest_or_without_poses_says_nothing() -> None:
     still = [walk(count=1)[0]] * 5
     assert check_consistency(still).pairs == 0

@@ -6,9 +6,9 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-import torch
+from scipy.spatial.transform import Rotation
 
-from dsac_ros.geometry.camera import bearings, cell_centres, largest_turn, normalised, project
+from dsac_ros.geometry.camera import bearings, cell_centres, essential_matrix, homogeneous, largest_turn, normalised
 from dsac_ros.records import Camera
 
 CAMERAS = {
@@ -73,19 +73,6 @@ def test_rays_do_not_depend_on_the_layout_of_the_pixels() -> None:
     np.testing.assert_array_equal(normalised(camera, flipped), normalised(camera, pixels)[::-1])
     np.testing.assert_allclose(normalised(camera, pixels.astype(np.float32)), normalised(camera, pixels), atol=1e-6)
     assert normalised(camera, np.zeros((0, 2))).shape == (0, 2)
-
-
-def test_project_is_opencv_without_distortion_and_clamps_what_is_behind() -> None:
-    camera = CAMERAS['none']
-    points = np.random.default_rng(0).normal(size=(100, 3)) + [0, 0, 4.0]
-    intrinsics = torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy], dtype=torch.float64)
-    np.testing.assert_allclose(project(torch.from_numpy(points), intrinsics).numpy(), opencv_pixels(camera, points), rtol=1e-12)
-    behind = project(torch.tensor([[0.1, 0.2, -3.0], [0.1, 0.2, 0.0]], dtype=torch.float64), intrinsics, 0.05)
-    expected = torch.tensor([2.0 * 525 + 310.3, 4.0 * 515 + 247.7], dtype=torch.float64)
-    torch.testing.assert_close(behind, expected.expand(2, 2))
-    # batched intrinsics: each row its own camera
-    two = project(torch.ones(2, 3, dtype=torch.float64), torch.stack([intrinsics, 2 * intrinsics]))
-    torch.testing.assert_close(two[1], 2 * two[0])
 
 
 @pytest.mark.parametrize(('width', 'height', 'stride'), [(640, 480, 8), (320, 240, 8), (24, 40, 8), (30, 17, 8), (8, 8, 8), (64, 32, 4)])
@@ -172,3 +159,21 @@ def test_a_barrel_whose_corners_have_no_inverse_turns_little_with_its_focus() ->
     barrel = Camera(640, 480, 300.0, 300.0, 319.5, 239.5, 'plumb_bob', (-0.4, 0.1, 0.0, 0.0))
     assert largest_turn(barrel, replace(barrel, fx=300.15, fy=300.15)) < 1e-3
     assert largest_turn(barrel, barrel.resized(320, 240)) < 1e-3
+
+
+def test_what_two_views_see_of_a_point_fulfils_the_essential_matrix() -> None:
+    rng = np.random.default_rng(0)
+    second_from_first = np.eye(4)
+    second_from_first[:3, :3], second_from_first[:3, 3] = Rotation.random(random_state=1).as_matrix(), [0.3, -0.2, 0.5]
+    points = rng.normal(size=(50, 3))
+    moved = points @ second_from_first[:3, :3].T + second_from_first[:3, 3]
+    first, second = (homogeneous(each[:, :2] / each[:, 2:]) for each in (points, moved))
+    essential = essential_matrix(second_from_first)
+    off = np.abs(((first @ essential.T) * second).sum(1)) / np.linalg.norm(first @ essential.T, axis=1)
+    assert off.max() < 1e-9 and np.abs(((first @ essential) * second).sum(1)).min() > 1e-3
+
+
+def test_what_lies_in_an_image() -> None:
+    camera = Camera(4, 3, 2.0, 2.0, 1.5, 1.0)
+    pixels = np.array([[0.0, 0.0], [3.4, 2.4], [3.6, 1.0], [1.0, 2.6], [-0.6, 1.0], [1.0, -0.6], [np.nan, 1.0]])
+    assert camera.contains(pixels).tolist() == [True, True, False, False, False, False, False]

@@ -15,9 +15,10 @@ import rooms
 
 from dsac_ros.config import MappingOptions
 from dsac_ros.errors import ConfigError, DataError, MapError
+from dsac_ros.geometry.camera import normalised
 from dsac_ros.localizer import Localizer
 from dsac_ros.maps.bundle import load_map
-from dsac_ros.records import Frame
+from dsac_ros.records import Camera, Frame
 from dsac_ros.training import calibration, mapping
 from dsac_ros.training.buffer import fill
 from dsac_ros.training.calibration import FALLBACK_FACTORS
@@ -262,6 +263,26 @@ def test_held_out_frames_are_blocks_that_training_never_sees() -> None:
     assert 0.04 * 200 <= len(held) <= 0.09 * 200
     ends = sum(stamp + 1 not in held for stamp in held)
     assert 2 <= ends <= 4  # runs, not single frames between twins
+
+
+def test_large_images_are_made_smaller_and_show_the_same() -> None:
+    """A slope of depth, and an image of it, look along the same rays before and after."""
+    camera = Camera(1920, 1080, 1400.0, 1390.0, 950.0, 545.0)
+    rows, columns = np.indices((1080, 1920), np.float32)
+    depth, image = 1 + columns / 1920 + rows / 1080, np.stack([columns / 8, rows / 8, 0 * rows], -1).astype(np.uint8)
+    frame = mapping.shrunk(Frame(image, camera, 0, depth), 600)
+    assert frame.image.shape == (600, 1067, 3) and frame.depth.shape == (600, 1067)
+    assert (frame.camera.width, frame.camera.height) == (1067, 600)
+    pixels = np.array([[0, 0], [500, 300], [1066, 599], [100, 550]])
+    x, y = ((normalised(frame.camera, pixels.astype(float)) * [1400, 1390]) + [950, 545]).T
+    np.testing.assert_allclose(frame.depth[pixels[:, 1], pixels[:, 0]], 1 + x / 1920 + y / 1080, atol=0.6 / 1080 + 0.6 / 1920)
+    np.testing.assert_allclose(frame.image[pixels[:, 1], pixels[:, 0], :2], np.stack([x, y], 1) / 8, atol=1.0)
+    posed = replace(frame, image=image, depth=depth, camera=camera, map_from_camera=np.eye(4))
+    assert {each.image.shape for each in read_frames(rooms.ListSource([posed] * 12), QUICK)[0]} == {(600, 1067, 3)}
+    small = Frame(image[:480, :640], replace(camera, width=640, height=480), 0)
+    assert mapping.shrunk(small, 600) is small
+    tall = mapping.shrunk(Frame(image.swapaxes(0, 1).copy(), Camera(1080, 1920, 1400.0, 1400.0, 540.0, 960.0), 0), 600)
+    assert tall.image.shape == (1067, 600, 3) and tall.depth is None
 
 
 def test_long_recordings_are_thinned_evenly() -> None:
