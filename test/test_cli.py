@@ -1,16 +1,21 @@
 """The command dsac-ros: help of every sub-command, one line for an error of the user, a traceback for ours."""
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dsac_ros import cli
 from dsac_ros.commands import convert
 from dsac_ros.errors import DataError, Interrupted
+from dsac_ros.training.mapping import stop_on_interrupt
 
 
 @pytest.mark.parametrize('name', cli.COMMANDS)
@@ -50,6 +55,86 @@ def test_an_error_of_ours_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> Non
     assert cli.main(['convert', 'a', '--out', 'b']) == 1
     monkeypatch.setattr(convert, 'run', lambda _: (_ for _ in ()).throw(Interrupted('left; go on with --resume')))
     assert cli.main(['convert', 'a', '--out', 'b']) == cli.INTERRUPTED
+
+
+def test_ctrl_c_while_the_commands_are_imported_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(name: str) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.importlib, 'import_module', interrupted)
+    assert cli.main(['map', 'a', '--out', 'b']) == cli.INTERRUPTED
+    assert capsys.readouterr().err == 'dsac-ros: interrupted\n'
+
+
+@pytest.fixture
+def handlers() -> Any:
+    """SIGINT and SIGTERM as a terminal has them, and afterwards as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def terminated(*_: Any) -> int:
+    signal.raise_signal(signal.SIGTERM)
+    return 0
+
+
+@pytest.mark.parametrize('on_ctrl_c', [signal.default_int_handler, signal.SIG_IGN])
+def test_sigterm_is_ctrl_c(handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], on_ctrl_c: Any) -> None:
+    """Also where SIGINT is ignored, as in the background of a script."""
+    monkeypatch.setattr(convert, 'run', terminated)
+    signal.signal(signal.SIGINT, on_ctrl_c)
+    assert cli.main(['convert', 'a', '--out', 'b']) == cli.INTERRUPTED
+    assert capsys.readouterr().err == 'dsac-ros convert: interrupted\n' and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_keeps_the_best_map_so_far_as_ctrl_c_does(handlers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: Any) -> int:
+        with stop_on_interrupt() as stopped:
+            terminated()
+            return 7 if stopped() else 0
+
+    monkeypatch.setattr(convert, 'run', run)
+    assert cli.main(['convert', 'a', '--out', 'b']) == 7
+
+
+def test_whoever_handles_sigterm_goes_on_doing_so(handlers: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(convert, 'run', terminated)
+    signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    assert cli.main(['convert', 'a', '--out', 'b']) == 0 and seen == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize('on_ctrl_c', [signal.default_int_handler, signal.SIG_IGN])
+def test_sigterm_reaches_the_workers(handlers: None, monkeypatch: pytest.MonkeyPatch, on_ctrl_c: Any) -> None:
+    worker = multiprocessing.get_context('spawn').Process(target=time.sleep, args=(300,))
+
+    def run(_: Any) -> int:
+        worker.start()
+        return terminated()
+
+    monkeypatch.setattr(convert, 'run', run)
+    signal.signal(signal.SIGINT, on_ctrl_c)
+    assert cli.main(['convert', 'a', '--out', 'b']) == cli.INTERRUPTED
+    worker.join(100)
+    assert worker.exitcode not in (None, 0)
+
+
+def test_a_process_that_is_terminated_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, '-m', 'dsac_ros.cli', 'synth', '--out', str(tmp_path / 'bag'), '--frames', '100000',
+                                '--width', '64', '--height', '48', '--texels-per-metre', '30'], stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 200
+        while not any(tmp_path.iterdir()) and time.monotonic() < end and process.poll() is None:
+            time.sleep(0.1)
+        process.terminate()
+        _, err = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode == cli.INTERRUPTED and 'Traceback' not in err and not any(tmp_path.iterdir()), err
 
 
 @pytest.mark.parametrize(('command', 'given', 'expected'), [
