@@ -7,19 +7,19 @@ import importlib.util
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Callable
-
-import torch
+from typing import Any
 
 from dsac_ros.config import LOCALIZER_GROUPS, build_groups, parse_settings
 from dsac_ros.data.opening import add_source_arguments, source_from, warning_lines
 from dsac_ros.data.source import FrameSource
-from dsac_ros.errors import ConfigError, DsacError
+from dsac_ros.errors import DsacError
 from dsac_ros.evaluation.options import EvaluationOptions
 from dsac_ros.evaluation.page import summary_rows
 from dsac_ros.evaluation.records import FrameResult
 from dsac_ros.evaluation.replay import ThinnedSource, choose_modality, no_frames, replay_offline
 from dsac_ros.evaluation.report import check_place, describe_run, write_results
+from dsac_ros.maps.manifest import read_manifest
+from dsac_ros.progress import progress_bar
 
 Replayed = tuple[list[FrameResult], dict[str, Any]]  # the results, and what else was seen, for `run` of summary.json
 NOT_OPTIONS = ('run', 'command', 'map', 'source', 'out', 'overwrite')  # the rest of the namespace is stored as run
@@ -47,9 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Replay, write, print; 0 when the results are written, whatever they say."""
+    from dsac_ros.localizer import resolve_device
     chosen = EvaluationOptions(**{f.name: getattr(options, f.name) for f in fields(EvaluationOptions)})
     settings = parse_settings(LOCALIZER_GROUPS, options.set)
-    device = _device(chosen.device)
+    device = str(resolve_device(chosen.device))  # one that is not there is refused before any work
     if chosen.live:
         _require_ros()
     if options.out is not None:
@@ -59,6 +60,10 @@ def run(options: argparse.Namespace) -> int:
     modality = choose_modality(source, chosen.modality)
     folder = options.out or Path('results') / _default_name(options.map, options.source, options.split, modality, chosen.live)
     check_place(folder, options.overwrite)
+    map_frame = read_manifest(options.map).frame_id
+    if source.map_frame and map_frame != source.map_frame:
+        print(f'dsac-ros evaluate: the reference poses are in frame {source.map_frame!r}, the map is {map_frame!r}; '
+              'errors are right only where the two coincide', file=sys.stderr)
     results, observed = (_replay_live if chosen.live else _replay_offline)(options.map, source, modality, chosen, device, settings)
     as_run = {name: value for name, value in vars(options).items() if name not in NOT_OPTIONS and value is not None}
     described = describe_run(options.map, options.source, modality, device, as_run, source.warnings)
@@ -75,8 +80,9 @@ def _replay_live(map_path: Path, source: FrameSource, modality: str, chosen: Eva
     except ImportError as error:
         raise DsacError(f'--live runs the ROS 2 node, which cannot be imported ({error}); build the package with colcon and source '
                         'install/setup.bash, or leave --live away') from error
-    replay = live_replay.replay_live(map_path, source, modality, rate=chosen.rate, device=device, settings=settings,
-                                      progress=_shown_progress())
+    with progress_bar('frames', len(source)) as shown:
+        replay = live_replay.replay_live(map_path, source, modality, rate=chosen.rate, device=device, settings=settings,
+                                         progress=lambda done, total: shown.update())
     if not replay.results:
         raise no_frames(source)
     memory = [round(megabytes, 1) for _, megabytes in replay.memory_mb]
@@ -91,10 +97,8 @@ def _replay_offline(map_path: Path, source: FrameSource, modality: str, chosen: 
     groups = build_groups(LOCALIZER_GROUPS, settings)
     inner = Localizer.from_map(map_path, device, groups['estimator'], groups['integrity'], groups['gating'])
     localizer = Tracker(inner, groups['tracking'], groups['gating'])
-    if source.map_frame and localizer.map_frame != source.map_frame:
-        print(f'dsac-ros evaluate: the reference poses are in frame {source.map_frame!r}, the map is {localizer.map_frame!r}; '
-              'errors are right only where the two coincide', file=sys.stderr)
-    return replay_offline(localizer, source, modality, _shown_progress(), groups['state']), {}
+    with progress_bar('frames', len(source)) as shown:
+        return replay_offline(localizer, source, modality, lambda done, total: shown.update(), groups['state']), {}
 
 
 def _require_ros() -> None:
@@ -103,32 +107,9 @@ def _require_ros() -> None:
                         'make test sets up, or leave --live away')
 
 
-def _shown_progress() -> Callable[[int, int], None] | None:
-    return _progress if sys.stderr.isatty() else None
-
-
-def _device(wanted: str) -> str:
-    """'auto' resolved; a GPU that is not there is refused before any work."""
-    if wanted == 'auto':
-        return 'cuda' if torch.cuda.is_available() else 'cpu'
-    try:
-        kind = torch.device(wanted).type
-    except RuntimeError:
-        kind = ''
-    if kind not in ('cpu', 'cuda'):
-        raise ConfigError(f'--device: expected auto, cpu, cuda or cuda:N, found {wanted!r}')
-    if kind == 'cuda' and not torch.cuda.is_available():
-        raise ConfigError(f'--device {wanted}: torch sees no CUDA device; use --device cpu')
-    return wanted
-
-
 def _default_name(map_path: Path, source: str, split: str | None, modality: str, live: bool) -> str:
     parts = [map_path.resolve().stem, Path(source).resolve().stem, (split or '').replace('/', '-'), modality, 'live' if live else '']
     return '_'.join(part for part in parts if part)
-
-
-def _progress(done: int, total: int) -> None:
-    print(f'\r{done} of {total} frames', end='\n' if done >= total else '', file=sys.stderr, flush=True)
 
 
 def _print_table(rows: list[tuple[str, str]], left_out: list[str]) -> None:

@@ -13,19 +13,21 @@ import cv2
 import numpy as np
 import pytest
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / 'maps'))
+from small import saved  # noqa: E402
+
 from dsac_ros.commands import evaluate
 from dsac_ros.config import EstimatorOptions
-from dsac_ros.errors import ConfigError, DataError, DsacError
+from dsac_ros.errors import ConfigError, DataError, DsacError, MapError
 from dsac_ros.evaluation import report
 from dsac_ros.evaluation.records import FrameResult
 from dsac_ros.evaluation.replay import replay_offline
+from dsac_ros.localizer import resolve_device
 from dsac_ros.records import Estimate, Verdict
 
 
 class NearLocalizer:
-    """Answers 1 cm beside the reference; the map frame and the device are those it was asked for."""
-
-    map_frame = 'map'
+    """Answers 1 cm beside the reference; the device is the one it was asked for."""
 
     @classmethod
     def from_map(cls, path, device, estimator, integrity, gating):
@@ -45,7 +47,7 @@ class NearLocalizer:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
-    """A folder of six frames in two splits, an empty map, and the localizer above."""
+    """A folder of six frames in two splits, a map that knows nothing, and the localizer above."""
     for part in ('rgb', 'depth'):
         (tmp_path / 'data' / part).mkdir(parents=True)
     names = [f'{i:06d}' for i in range(6)]
@@ -55,8 +57,8 @@ def place(tmp_path, monkeypatch) -> Path:
     (tmp_path / 'data' / 'poses.txt').write_text(''.join(f'{name} {i} 0 0 0 0 0 1\n' for i, name in enumerate(names)))
     (tmp_path / 'data' / 'intrinsics.json').write_text(json.dumps({'fx': 60, 'fy': 60, 'cx': 31.5, 'cy': 23.5, 'width': 64, 'height': 48}))
     (tmp_path / 'data' / 'splits.json').write_text(json.dumps({'train': names[:4], 'val': names[4:]}))
-    (tmp_path / 'room.dsacmap').mkdir()
-    monkeypatch.setitem(sys.modules, 'dsac_ros.localizer', types.SimpleNamespace(Localizer=NearLocalizer))
+    saved(tmp_path / 'room.dsacmap')
+    monkeypatch.setitem(sys.modules, 'dsac_ros.localizer', types.SimpleNamespace(Localizer=NearLocalizer, resolve_device=resolve_device))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -75,9 +77,9 @@ def evaluated(*arguments: str) -> int:
 
 def test_writes_and_prints(place, capsys):
     assert evaluated('--split', 'val', '--out', 'r') == 0
-    printed = capsys.readouterr().out
-    assert 'within 5 cm, 5 deg' in printed and '1.00 cm, 0.00 deg' in printed
-    assert f'report: {place / "r" / "report.html"}' in printed
+    printed = capsys.readouterr()
+    assert 'within 5 cm, 5 deg' in printed.out and '1.00 cm, 0.00 deg' in printed.out
+    assert f'report: {place / "r" / "report.html"}' in printed.out and '2/2' in printed.err
     summary = json.loads((place / 'r' / 'summary.json').read_text())
     assert summary['frames'] == summary['answered'] == 2 and summary['within_2cm_2deg'] == 1.0
     assert summary['run']['modality'] == 'rgbd' and summary['run']['split'] == 'val'
@@ -119,10 +121,22 @@ def test_occupied_folder_is_refused_before_the_work(place, monkeypatch):
     assert (place / 'data' / 'poses.txt').is_file()
 
 
-def test_another_frame_of_the_map_is_warned_of(place, no_page, capsys, monkeypatch):
-    monkeypatch.setattr(NearLocalizer, 'map_frame', 'kitchen')
-    evaluated('--out', 'r')
-    assert "'map', the map is 'kitchen'" in capsys.readouterr().err
+@pytest.mark.parametrize('how', ['_replay_offline', '_replay_live'])
+def test_another_frame_of_the_map_is_warned_of(place, capsys, monkeypatch, how):
+    def told(*_):
+        assert "'map', the map is 'kitchen'" in capsys.readouterr().err
+        raise DsacError('enough')
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
+    monkeypatch.setattr(evaluate, how, told)
+    saved(place / 'room.dsacmap', frame_id='kitchen', overwrite=True)
+    with pytest.raises(DsacError, match='enough'):
+        evaluated('--out', 'r', *(['--live'] if how == '_replay_live' else []))
+
+
+def test_a_map_that_is_none_is_refused_before_the_work(place):
+    (place / 'room.dsacmap' / 'manifest.yaml').unlink()
+    with pytest.raises(MapError, match='manifest.yaml is missing'):
+        evaluated('--out', 'r')
 
 
 @pytest.mark.parametrize(('arguments', 'error', 'words'), [
@@ -144,7 +158,7 @@ def test_live_writes_the_same_folder(place, no_page, monkeypatch):
     """What the node does is tested in test/system; here only that its results reach the folder."""
     def replay_live(map_path, source, modality, rate, device, settings, progress):
         assert (map_path, modality, rate, device, settings) == (Path('room.dsacmap'), 'rgbd', 2.0, 'cpu', {'estimator.landmarks': False})
-        results = replay_offline(NearLocalizer(), source, modality)
+        results = replay_offline(NearLocalizer(), source, modality, progress)
         late = FrameResult(10**12, 'late', False, modality, reference=np.eye(4), reasons=('dropped',))
         return types.SimpleNamespace(results=[*results, late], counters={'dropped': 1}, memory_mb=[(0.0, 300.04), (1.0, 310.0)])
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
