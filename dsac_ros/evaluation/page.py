@@ -11,6 +11,8 @@ from dsac_ros.evaluation.metrics import FALSE_ACCEPT_DEG, FALSE_ACCEPT_M, THRESH
 from dsac_ros.evaluation.records import FrameResult
 from dsac_ros.evaluation.tables import stage_names
 
+# Of what a reader warns of, what costs no image and no message: frames without depth or reference are evaluated all the same.
+KEPT = ('no_depth', 'no_pose', 'depth_size', 'depth_frame', 'assumed_camera_pose', 'time_jump')
 NO_ERRORS = 'The source has no reference poses, so there are no errors.'
 STYLE = '''
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 1000px; margin: 2em auto; padding: 0 1em }
@@ -52,6 +54,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The numbers that a reader asks for first, as (label, text); the command prints the same rows."""
     rows = [('frames', f'{summary["frames"]} ({summary["frames_without_reference"]} without a reference)'),
             ('answered', f'{summary["answered"]} (availability {percent(summary["availability"])})'),
+            ('left out by the reader', _left_out(summary['run']['left_out'])),
             ('median error', f'{centimetres(summary["median_translation_m"])}, {degrees(summary["median_rotation_deg"])}'),
             ('median error of the answers',
              f'{centimetres(summary["median_translation_m_answered"])}, {degrees(summary["median_rotation_deg_answered"])}')]
@@ -85,6 +88,12 @@ def degrees(value: float | None) -> str:
 def _number(value: float | None, unit: str = '') -> str:
     digits = 0 if isinstance(value, int) else 1
     return '-' if value is None else f'{value:.{digits}f} {unit}'.rstrip()
+
+
+def _left_out(warnings: Mapping[str, int]) -> str:
+    causes = {cause: count for cause, count in sorted(warnings.items()) if count and cause not in KEPT}
+    listed = ', '.join(f'{cause}: {count}' for cause, count in causes.items())
+    return f'{sum(causes.values())} messages ({listed})' if causes else 'nothing'
 
 
 def _tiles(summary: Mapping[str, Any]) -> str:

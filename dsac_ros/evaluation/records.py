@@ -12,7 +12,7 @@ from dsac_ros.tracking.state import Decision
 
 @dataclass(frozen=True, eq=False)
 class FrameResult:
-    """One frame of the source and what became of it. Every frame of the source has one, a dropped frame too.
+    """One frame of the source and what became of it. Every frame has one, a dropped frame too; what the source's reader leaves out is none.
 
     answered: a pose was accepted (offline: verdict; live: published). Only then does the estimate count as an answer.
     map_from_camera, covariance: the estimate, (4, 4) and (6, 6) in ROS order [m, rad], or None; kept for a rejected frame as evidence.
@@ -59,5 +59,5 @@ def from_estimate(frame: Frame, estimate: Estimate, decision: Decision, latency_
 
 
 def without_answer(frame: Frame, modality: str, *reasons: str, state: str = '') -> FrameResult:
-    """The result of a frame that got no estimate: dropped, no message, or an error; `reasons` says which."""
+    """The result of a frame that got no estimate: dropped, no message, or of a bad shape; `reasons` says which."""
     return FrameResult(frame.stamp_ns, frame.name, False, modality, reference=frame.map_from_camera, state=state, reasons=reasons)

@@ -28,7 +28,7 @@ class FrameLocalizer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Replayed:
-    """A frame, what the localizer says of it (None: it could not be read), and its result."""
+    """A frame, what the localizer says of it (None: it does not take images of that shape), and its result."""
 
     frame: Frame
     estimate: Estimate | None
@@ -62,8 +62,9 @@ def replay_offline(localizer: FrameLocalizer, source: FrameSource, modality: str
     """Localise every frame of the source.
 
     Args: modality 'rgb' or 'rgbd'; progress(done, of at most) is called after each frame. Raises DataError when the source
-    yields no frame. An answer is a pose that its verdict accepts; what the node would publish of these is told beside it. A damaged frame
-    is a result without an answer; one without depth is left to the localizer, as in the node.
+    yields no frame. An answer is a pose that its verdict accepts; what the node would publish of these is told beside it. A frame of
+    a shape that the localizer does not take is a result without an answer; one without depth is left to the localizer, as in the node.
+    What the source leaves out, such as images that cannot be decoded, is no frame: source.warnings counts it.
     """
     results = []
     for replayed in replay(localizer, source, modality, state):
@@ -80,11 +81,16 @@ def replay(localizer: FrameLocalizer, source: FrameSource, modality: str, state:
     machine = StateMachine(state)
     warm: set[Camera] = set()
     for frame in source:
-        if frame.camera not in warm:
-            # Else the first frame would pay for compilation and memory, which the node pays when it is configured.
-            localizer.warm_up(frame.camera, modality)
-            warm.add(frame.camera)
-        yield _localise(localizer, machine, frame, modality)
+        try:
+            if frame.camera not in warm:
+                # Else the first frame would pay for compilation and memory, which the node pays when it is configured.
+                localizer.warm_up(frame.camera, modality)
+                warm.add(frame.camera)
+            replayed = _localise(localizer, machine, frame, modality)
+        except DecodeError as error:
+            state = machine.refuse(frame.stamp_ns).name
+            replayed = Replayed(frame, None, without_answer(frame, modality, f'bad_frame: {error}', state=state))
+        yield replayed
 
 
 def no_frames(source: FrameSource) -> DataError:
@@ -103,10 +109,7 @@ def choose_modality(source: FrameSource, wanted: str) -> str:
 
 def _localise(localizer: FrameLocalizer, machine: StateMachine, frame: Frame, modality: str) -> Replayed:
     start = time.perf_counter()
-    try:
-        estimate = localizer.localize(frame, modality)
-    except (DataError, DecodeError):
-        return Replayed(frame, None, without_answer(frame, modality, 'bad_frame', state=machine.refuse(frame.stamp_ns).name))
+    estimate = localizer.localize(frame, modality)
     taken_ms = (time.perf_counter() - start) * 1e3
     decision = machine.decide(estimate, frame.odom_from_camera, frame.camera)
     return Replayed(frame, estimate, from_estimate(frame, estimate, decision, taken_ms))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dsac_ros.config import StateOptions
-from dsac_ros.errors import DataError, DecodeError, MapError
+from dsac_ros.errors import DataError, MapError
 from dsac_ros.evaluation.replay import ThinnedSource, choose_modality, replay_offline
+from dsac_ros.networks.encoder import input_size
 from dsac_ros.records import Camera, Estimate, Frame, Verdict
 
 CAMERA = Camera(8, 6, 8.0, 8.0, 3.5, 2.5)
@@ -33,18 +34,17 @@ class ListSource:
 
 
 class RuleLocalizer:
-    """Answers with the reference; rejects frames named 'dark', raises for those named 'damaged'."""
+    """Answers with the reference; rejects frames named 'dark', raises for cameras that the encoder does not take."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
 
     def warm_up(self, camera, modality):
+        input_size(camera.width, camera.height)
         self.calls.append(f'warm {camera.width} {modality}')
 
     def localize(self, frame, modality):
         self.calls.append(frame.name)
-        if frame.name == 'damaged':
-            raise DecodeError('damaged')
         if frame.name == 'misfit':
             raise MapError('of another encoder')
         verdict = Verdict(False, ('few_inliers',)) if frame.name == 'dark' else Verdict(True)
@@ -58,10 +58,13 @@ def frames(*names: str, depth: bool = True) -> list[Frame]:
 
 def test_every_frame_has_a_result_in_order():
     localizer, seen = RuleLocalizer(), []
-    results = replay_offline(localizer, ListSource(frames('a', 'dark', 'damaged', 'b')), 'rgb', lambda *p: seen.append(p))
-    assert localizer.calls == ['warm 8 rgb', 'a', 'dark', 'damaged', 'b']  # one warm-up before the clock runs
+    source = frames('a', 'dark', 'odd', 'b')
+    source[2] = replace(source[2], image=np.zeros((6, 80, 3), np.uint8), camera=replace(CAMERA, width=80))
+    results = replay_offline(localizer, ListSource(source), 'rgb', lambda *p: seen.append(p))
+    assert localizer.calls == ['warm 8 rgb', 'a', 'dark', 'b']  # one warm-up before the clock runs
+    odd = 'bad_frame: image of 80x6 pixels: expected sides that differ by a factor of 4 at the most'
     assert [(r.name, r.answered, r.reasons) for r in results] == [
-        ('a', True, ('unconfirmed: 1 of 2 frames agree',)), ('dark', False, ('few_inliers',)), ('damaged', False, ('bad_frame',)),
+        ('a', True, ('unconfirmed: 1 of 2 frames agree',)), ('dark', False, ('few_inliers',)), ('odd', False, (odd,)),
         ('b', True, ('unconfirmed: 1 of 2 frames agree',))]
     assert results[0].latency_ms > 0 and results[1].latency_ms > 0 and results[2].latency_ms is None
     assert results[1].map_from_camera is not None and results[0].stage_times_ms == {'encoder': 1.0}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,3 +54,12 @@ def test_two_runs_write_the_same_bytes(tmp_path, untrained_map, modality, monkey
         report.write_results(tmp_path / name, results, run)
     for name in report.REPRODUCIBLE:
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes(), name
+
+
+def test_images_of_an_odd_shape_are_frames_without_an_answer(untrained_map):
+    class Odd(NoiseSource):
+        def __iter__(self):
+            for frame in super().__iter__():
+                yield replace(frame, image=frame.image[:30], depth=None, camera=replace(frame.camera, height=30))
+    results = replay_offline(Localizer.from_map(untrained_map, device='cpu'), Odd(), 'rgb')
+    assert [r.answered for r in results] == [False] * 5 and all(r.reasons[0].startswith('bad_frame: image of 160x30') for r in results)

@@ -94,8 +94,18 @@ def test_reasons_with_details(tmp_path):
 
 def test_counts_are_printed_without_decimals(run_of_60):
     results = [replace(r, published=r.answered) for r in run_of_60]
-    rows = dict(summary_rows(metrics.summarise(results)))
+    rows = dict(summary_rows(metrics.summarise(results) | {'run': {'left_out': {}}}))
     assert rows['published by the node, false ones'] == '90.0 %, 3' and rows['NEES median (honest: 5.35)'].count('.') == 1
+
+
+@pytest.mark.parametrize('warnings, told', [
+    ({'undecodable': 3, 'no_depth': 4, 'camera_size': 2, 'out_of_order': 0}, '5 messages (camera_size: 2, undecodable: 3)'),
+    ({'no_pose': 1}, 'nothing')])
+def test_what_the_reader_left_out_is_told_beside_the_availability(run_of_60, warnings, told):
+    """It is no frame, so that no other figure knows of it."""
+    run = report.describe_run(Path('m'), 'bag', 'rgb', 'cpu', {}, warnings)
+    rows = summary_rows(metrics.summarise(run_of_60) | {'run': run})
+    assert rows[1] == ('answered', '54 (availability 90.0 %)') and rows[2] == ('left out by the reader', told)
 
 
 def test_per_frame_csv_is_enough_to_compute_the_summary(tmp_path, run_of_60, no_page):
