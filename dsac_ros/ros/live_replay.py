@@ -266,7 +266,7 @@ class Player:
             frame.stamp_ns, frame.name, pose is not None, status.modality or modality,
             None if pose is None else matrix_from_pose(pose.pose.pose),
             None if pose is None else np.array(pose.pose.covariance).reshape(6, 6),
-            frame.map_from_camera, State(status.state).name, reasons, status.expert, latency_ms=latency_ms, published=status.accepted,
+            frame.map_from_camera, State(status.state).name, reasons, status.expert, latency_ms=latency_ms, published=pose is not None,
             stage_times_ms=dict(zip(status.stage_names, map(float, status.stage_times_ms))), **evidence)
 
     def _spin(self) -> None:

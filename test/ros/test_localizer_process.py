@@ -15,8 +15,10 @@ import pytest
 
 pytest.importorskip('rclpy')
 pytest.importorskip('dsac_ros.msg', reason='the messages are not built; see make test')
+from geometry_msgs.msg import PoseWithCovarianceStamped  # noqa: E402
 
 from dsac_ros.errors import DsacError  # noqa: E402
+from dsac_ros.msg import LocalizationStatus  # noqa: E402
 from dsac_ros.records import Frame  # noqa: E402
 from dsac_ros.ros.live_replay import NodeProcess, Player, dds_environment, replay_live  # noqa: E402
 
@@ -88,6 +90,17 @@ def test_live_replay(small_room: tuple[Path, list[Frame]]) -> None:
     assert counters['received'] + counters['lost'] == replay.sent == len(source)
     assert counters['processed'] + counters['dropped'] == counters['received']
     assert counters['accepted'] == len(answered) and replay.memory_mb
+
+
+def test_a_pose_that_is_lost_on_the_way_is_not_published(small_room: tuple[Path, list[Frame]]) -> None:
+    player, frame = Player(NodeProcess({}), False), small_room[1][0]
+    for stamp in (1, 2):
+        player.statuses[stamp] = LocalizationStatus(accepted=True, state=LocalizationStatus.TRACKING)
+    player.poses[2] = PoseWithCovarianceStamped(), 20.0
+    player.poses[2][0].pose.pose.orientation.w = 1.0
+    lost, heard = (player._result(stamp, frame, 'rgb', 'dropped') for stamp in (1, 2))
+    assert (lost.answered, lost.published, lost.reasons) == (False, False, ('no_message',))
+    assert heard.answered and heard.published and not heard.reasons
 
 
 def test_live_replay_of_a_bad_map_is_one_error(tmp_path: Path) -> None:
