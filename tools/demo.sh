@@ -3,7 +3,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 OUT="${OUT:-demo_output}"
-export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST ROS_DOMAIN_ID="${ROS_DOMAIN_ID:-$((RANDOM % 100 + 1))}"
 step() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 # The folder holds nothing but the output of the demo; the mark keeps OUT=~ from costing somebody a home.
