@@ -210,7 +210,7 @@ def distinct(names: list[str]) -> list[str]:
 
 
 def doubts(record: Mapping[str, Any]) -> list[str]:
-    """What a user should know before trusting a map, from what its manifest says of how it was made."""
+    """What a user should know before trusting a map, from what it says of how it was made."""
     lines = []
     if record['frames'] < FEW * record['frames_given'] and not record['interrupted']:
         lines.append(f'the time was enough for {record["frames"]} of {record["frames_given"]} frames; '

@@ -30,6 +30,22 @@ def pose_error(estimate: np.ndarray, reference: np.ndarray) -> tuple[float, floa
     return translation, float(np.degrees(float(se3.rotation_angle(between))))
 
 
+def pose_difference(estimate: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """(6,) shift [m] and rotation vector [rad] about the map's axes, from the reference to the estimate, (4, 4) both."""
+    turn = Rotation.from_matrix(estimate[:3, :3] @ reference[:3, :3].T).as_rotvec()
+    return np.concatenate([estimate[:3, 3] - reference[:3, 3], turn])
+
+
+def squared_error(difference: np.ndarray, covariance: np.ndarray) -> float:
+    """e^T C^-1 e of a pose_difference; infinite where the covariance (6, 6) is not positive definite."""
+    try:
+        whitened = np.linalg.solve(np.linalg.cholesky(covariance), difference)
+    except np.linalg.LinAlgError:
+        return float('inf')
+    value = float(whitened @ whitened)
+    return value if np.isfinite(value) else float('inf')
+
+
 def errors_of(result: FrameResult) -> tuple[float, float] | None:
     """Error of the estimate that a result holds, accepted or not; None where the estimate or the reference is missing."""
     if result.map_from_camera is None or result.reference is None:
@@ -44,20 +60,10 @@ def counted_errors(results: Iterable[FrameResult]) -> np.ndarray:
 
 
 def nees(result: FrameResult) -> float | None:
-    """Normalised estimation error squared e^T C^-1 e, e = (shift [m], rotation about the map's axes [rad]) from estimate to reference.
-
-    None where estimate, reference or covariance is missing; infinite where the covariance is not positive definite.
-    """
+    """Normalised estimation error squared (squared_error); None where estimate, reference or covariance is missing."""
     if result.map_from_camera is None or result.reference is None or result.covariance is None:
         return None
-    turn = Rotation.from_matrix(result.reference[:3, :3] @ result.map_from_camera[:3, :3].T).as_rotvec()
-    error = np.concatenate([result.reference[:3, 3] - result.map_from_camera[:3, 3], turn])
-    try:
-        whitened = np.linalg.solve(np.linalg.cholesky(result.covariance), error)
-    except np.linalg.LinAlgError:
-        return float('inf')
-    value = float(whitened @ whitened)
-    return value if np.isfinite(value) else float('inf')
+    return squared_error(pose_difference(result.map_from_camera, result.reference), result.covariance)
 
 
 def summarise(results: Sequence[FrameResult]) -> dict[str, Any]:

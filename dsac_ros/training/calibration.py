@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
 from dsac_ros.config import EstimatorOptions
+from dsac_ros.evaluation.metrics import pose_difference, squared_error
 from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.localizer import Localizer
 from dsac_ros.maps.bundle import MapBundle
@@ -54,8 +54,8 @@ def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], 
             estimate = localizer.localize(frame, modality)
             if by_landmarks and not estimate.landmarks:
                 continue
-            error = pose_error(estimate.map_from_camera, frame.map_from_camera)
-            squares.append(error @ np.linalg.solve(estimate.covariance + 1e-15 * np.eye(6), error))
+            error = pose_difference(estimate.map_from_camera, frame.map_from_camera)
+            squares.append(squared_error(error, estimate.covariance))
             metres.append(np.linalg.norm(error[:3]))
             degrees.append(np.degrees(np.linalg.norm(error[3:])))
         if len(squares) >= MIN_FRAMES:
@@ -65,9 +65,3 @@ def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], 
             errors[key] = {'frames': len(squares), 'median_translation_m': round(float(np.median(metres)), 4),
                            'median_rotation_deg': round(float(np.median(degrees)), 3)}
     return factors | known, errors
-
-
-def pose_error(estimate: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """(6,) translation [m] and rotation vector [rad] about the map's axes, from the reference to the estimate."""
-    turn = Rotation.from_matrix(estimate[:3, :3] @ reference[:3, :3].T).as_rotvec()
-    return np.concatenate([estimate[:3, 3] - reference[:3, 3], turn])

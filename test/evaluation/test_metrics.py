@@ -159,3 +159,15 @@ def test_what_the_node_publishes_is_counted_beside_the_answers():
     assert summary['published'] == 0.5 and summary['published_false_accept_count'] == 1
     assert summary['answered'] == 4 and summary['false_accept_count'] == 2
     assert metrics.summarise([result(0, 1.0)])['published'] is None
+
+
+def test_a_pose_difference_is_about_the_axes_of_the_map() -> None:
+    """Independent: error = reference -> estimate, rebuilt from its six numbers."""
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        reference, estimate = np.eye(4), np.eye(4)
+        reference[:3, :3], estimate[:3, :3] = Rotation.random(2, random_state=seed).as_matrix()
+        reference[:3, 3], estimate[:3, 3] = rng.normal(size=(2, 3))
+        e = metrics.pose_difference(estimate, reference)
+        np.testing.assert_allclose(Rotation.from_rotvec(e[3:]).as_matrix() @ reference[:3, :3], estimate[:3, :3], atol=1e-12)
+        np.testing.assert_allclose(reference[:3, 3] + e[:3], estimate[:3, 3], atol=1e-12)

@@ -15,19 +15,7 @@ from dsac_ros.landmarks.landmarks import Landmarks
 from dsac_ros.maps.manifest import COVARIANCE_KEYS
 from dsac_ros.training import calibration
 from dsac_ros.training.budget import Budget
-from dsac_ros.training.calibration import FALLBACK_FACTORS, calibrate, pose_error
-
-
-def test_pose_error_is_about_the_axes_of_the_map() -> None:
-    """Independent: error = reference -> estimate, rebuilt from its six numbers."""
-    rng = np.random.default_rng(0)
-    for seed in range(20):
-        reference, estimate = np.eye(4), np.eye(4)
-        reference[:3, :3], estimate[:3, :3] = Rotation.random(2, random_state=seed).as_matrix()
-        reference[:3, 3], estimate[:3, 3] = rng.normal(size=(2, 3))
-        e = pose_error(estimate, reference)
-        np.testing.assert_allclose(Rotation.from_rotvec(e[3:]).as_matrix() @ reference[:3, :3], estimate[:3, :3], atol=1e-12)
-        np.testing.assert_allclose(reference[:3, 3] + e[:3], estimate[:3, 3], atol=1e-12)
+from dsac_ros.training.calibration import FALLBACK_FACTORS, calibrate
 
 
 def calibrated(monkeypatch: pytest.MonkeyPatch, count: int, understated: float, with_depth: bool = True, landmarks: Any = None,
