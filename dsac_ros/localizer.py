@@ -44,10 +44,13 @@ HOPELESS = 1e-3  # of the best one's probability, below which the runner-up's la
 
 def resolve_device(name: str) -> torch.device:
     """'auto' takes a GPU where there is one. Raises ConfigError for what is no device, and for a GPU that is not there."""
+    expected = f'device: expected auto, cpu, cuda or cuda:N, found {name!r}'
     try:
         device = torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name)
     except RuntimeError as error:
-        raise ConfigError(f'device: expected auto, cpu, cuda or cuda:N, found {name!r}') from error
+        raise ConfigError(expected) from error
+    if device.type not in ('cpu', 'cuda'):  # poses are float64, which others do not have
+        raise ConfigError(expected)
     if device.type == 'cuda' and not torch.cuda.is_available():
         raise ConfigError(f'device {name}: torch sees no CUDA device; use cpu')
     return device

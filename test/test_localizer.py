@@ -288,6 +288,8 @@ def test_maps_and_devices_that_are_none(tmp_path: Path) -> None:
     assert resolve_device('cpu').type == 'cpu' and resolve_device('auto').type in ('cpu', 'cuda')
     with pytest.raises(ConfigError, match='banana'):
         resolve_device('banana')
+    with pytest.raises(ConfigError, match="expected auto, cpu, cuda or cuda:N, found 'meta'"):
+        resolve_device('meta')
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match='cuda'):
             resolve_device('cuda:0')
