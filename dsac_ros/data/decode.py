@@ -113,7 +113,7 @@ def decode_camera(camera_info: Any, rectified: bool = False) -> Camera:
 
 def is_rectified(topic: str) -> bool:
     """Whether a topic, by its resolved name, has rectified images: they share the camera_info of the raw ones, which does not tell."""
-    return 'rect' in base_name(topic).rpartition('/')[2]
+    return any(part.startswith('rect') for part in base_name(topic).rpartition('/')[2].split('_'))
 
 
 def _distortion(name: str, d: np.ndarray) -> tuple[str, tuple[float, ...]]:

@@ -121,6 +121,8 @@ class Worker:
             except MapError as error:
                 self._complaints.say('damaged_sub_map', str(error))
                 self._refused(self._intake.refuse(item, 'damaged_sub_map', str(error)))
+            except DecodeError as error:  # of a shape that the network has no input for
+                self._refused(self._intake.refuse(item, 'bad_image', str(error)))
             # A frame must never end the node, whatever it is that fails.
             except Exception as error:
                 if not self._node.context.ok():

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dsac_ros.data.decode import decode_camera, decode_colour, decode_depth
+from dsac_ros.data.decode import decode_camera, decode_colour, decode_depth, is_rectified
 from dsac_ros.errors import DecodeError
 from dsac_ros.records import Camera
 
@@ -207,3 +207,10 @@ def test_rclpy_messages_decode_alike() -> None:
     k = [500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]
     camera_info = messages.CameraInfo(width=640, height=480, k=k, d=[0.1] * 5, distortion_model='plumb_bob')
     assert decode_camera(camera_info) == Camera(640, 480, 500, 510, 320, 240, 'plumb_bob', (0.1,) * 5)
+
+
+@pytest.mark.parametrize(('topic', 'rectified'), [
+    ('/camera/image_rect', True), ('/camera/image_rect_color', True), ('/camera/image_rect/compressed', True), ('/left/rectified', True),
+    ('/camera/image_raw', False), ('/camera/image_direct', False), ('/rectory/image_raw', False), ('/rect/image_color/compressed', False)])
+def test_names_of_rectified_images(topic: str, rectified: bool) -> None:
+    assert is_rectified(topic) == rectified

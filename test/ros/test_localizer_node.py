@@ -264,6 +264,13 @@ def test_bad_images_are_refused_and_counted(player: Player, frames: list[Frame],
     show_good(player, frames)
 
 
+def test_an_image_that_the_network_has_no_input_for_is_refused(player: Player, frames: list[Frame]) -> None:
+    rows, camera = slice(90, 154), frames[0].camera.cropped(0, 90, 320, 64)
+    narrow = replace(frames[0], image=frames[0].image[rows].copy(), depth=frames[0].depth[rows].copy(), camera=camera)
+    assert refused(show(player, narrow), 'bad_image')
+    show_good(player, frames)
+
+
 def test_an_image_of_another_size_than_camera_info(player: Player, frames: list[Frame]) -> None:
     status = show(player, frames[0], image=sensor_messages.colour_message(frames[0].image[::2, ::2]))
     assert refused(status, 'camera_info_size') and '160x120' in status.reasons[0] and '320x240' in status.reasons[0]
