@@ -152,6 +152,16 @@ def test_too_few_or_too_close_together_are_not_enough(scene) -> None:
         assert not solver.near(seen, scene['pose'], 16 * PIXEL).enough
 
 
+def test_spread_is_that_of_places_in_the_image(scene) -> None:
+    """At the edge of a wide fisheye lens rays say little of them."""
+    solver, view = positioning(scene)
+    places = torch.zeros_like(view.places_M2)
+    places[0] = 1.0
+    together = replace(view, places_M2=places)
+    assert solver.near(together, scene['pose'], 16 * PIXEL).spread.item() == 1 / 16
+    assert solver.around(together, scene['pose']).share != solver.around(view, scene['pose']).share
+
+
 def test_anywhere_is_a_problem_of_the_strongest_keypoints(scene) -> None:
     solver, view = positioning(scene)
     problem, weights = solver.anywhere(view)
