@@ -72,6 +72,13 @@ def decode_depth(message: Any) -> np.ndarray:
     return _from_mm(values) if dtype.kind == 'u' else _cleaned(values)
 
 
+def depth_in_mm(depth: np.ndarray) -> np.ndarray:
+    """(H, W) metres -> uint16 millimetres, the way back; what is no depth, or too far for 16 bits, becomes 0."""
+    with np.errstate(invalid='ignore'):
+        usable = (depth > 0) & (depth < 65.535)
+    return np.where(usable, np.rint(np.where(usable, depth, 0) * 1000), 0).astype(np.uint16)
+
+
 def decode_camera(camera_info: Any, rectified: bool = False) -> Camera:
     """sensor_msgs CameraInfo -> Camera of the image as it is sent: region of interest cut out, then binned.
 

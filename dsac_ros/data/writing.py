@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from dsac_ros.data.decode import depth_in_mm
 from dsac_ros.data.storage import standard_types
 from dsac_ros.data.transforms import quat_xyzw_of
 from dsac_ros.errors import DataError
@@ -132,9 +133,7 @@ class BagWriter:
             self._put(COLOUR_TOPIC, self._image(frame.image, 'rgb8', frame.stamp_ns), frame.stamp_ns)
 
     def _depth(self, depth: np.ndarray, stamp_ns: int) -> None:
-        with np.errstate(invalid='ignore'):
-            usable = np.isfinite(depth) & (depth > 0) & (depth < 65.535)
-        depth_mm = np.where(usable, np.rint(np.where(usable, depth, 0) * 1000), 0).astype(np.uint16)
+        depth_mm = depth_in_mm(depth)
         if self.compressed:
             # compressedDepth: a header of one int32 and two float32 (used by 32FC1 only), then the PNG.
             _, png = cv2.imencode('.png', depth_mm)

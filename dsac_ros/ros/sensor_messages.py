@@ -6,6 +6,7 @@ from array import array
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
+from dsac_ros.data.decode import depth_in_mm
 from dsac_ros.records import Camera
 from dsac_ros.ros.messages import time_message
 
@@ -19,9 +20,7 @@ def colour_message(image: np.ndarray, stamp_ns: int = 0) -> Image:
 
 def depth_message(depth: np.ndarray, stamp_ns: int = 0) -> Image:
     """(H, W) metres to 16UC1 millimetres; what is no depth, or too far for 16 bits, becomes 0."""
-    with np.errstate(invalid='ignore'):
-        usable = (depth > 0) & (depth < 65.535)
-    return _image(np.where(usable, np.rint(np.where(usable, depth, 0) * 1000), 0).astype(np.uint16), '16UC1', stamp_ns)
+    return _image(depth_in_mm(depth), '16UC1', stamp_ns)
 
 
 def camera_info_message(camera: Camera, stamp_ns: int = 0) -> CameraInfo:
