@@ -55,6 +55,9 @@ def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments:
         leaving.set()
         # An impatient second Ctrl-C must not turn an orderly end into a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A KeyboardInterrupt that went through an exec() of text, of which imports are full (dataclasses), is noted by the interpreter,
+        # which with -m kills itself with SIGINT at its exit, caught or not. The next exec() of text takes that note back.
+        exec('')
         ended = node is None or node.end()
         rclpy.try_shutdown()
     if not ended:

@@ -8,6 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 # As an import does, sleep goes on after rclpy's handler of the signal.
 SLOW = '''
@@ -43,10 +46,27 @@ class HalfMade(Node):
 sys.exit(run('half_made', HalfMade, lambda node: True, []))
 '''
 
+IMPORTING = '''
+import sys
+from rclpy.node import Node
+from dsac_ros.ros.running import run
+
+class Importing(Node):
+    def end(self):
+        return True
+
+def start(node):
+    print('started', flush=True)
+    exec('raise KeyboardInterrupt')
+    return True
+
+sys.exit(run('importing', lambda: Importing('importing'), start, []))
+'''
+
 
 @contextmanager
-def started(code: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                env=os.environ | {'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)})
     try:
         assert process.stdout.readline() == 'started\n'
@@ -56,7 +76,7 @@ def started(code: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_signal_ends_a_process_that_is_busy_starting() -> None:
-    with started(SLOW) as process:
+    with started('-c', SLOW) as process:
         begun_s = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert process.wait(20.0) == 0 and time.monotonic() - begun_s < 10.0
@@ -64,6 +84,14 @@ def test_a_signal_ends_a_process_that_is_busy_starting() -> None:
 
 def test_a_signal_while_the_node_is_made_is_no_error() -> None:
     """Its publishers cannot be made any more then: exit code 0, and no traceback. SIGINT may come with a KeyboardInterrupt, or too late."""
-    with started(HALF_MADE) as process:
+    with started('-c', HALF_MADE) as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20.0) == 0 and 'Traceback' not in process.stderr.read()
+
+
+def test_a_signal_within_an_exec_of_text_ends_with_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As dataclasses have while torch is imported: an interpreter with -m kills itself with SIGINT at its exit, though it was caught."""
+    (tmp_path / 'importing.py').write_text(IMPORTING)
+    monkeypatch.syspath_prepend(tmp_path)
+    with started('-m', 'importing') as process:
+        assert process.wait(20.0) == 0 and process.stderr.read() == ''
