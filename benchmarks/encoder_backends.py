@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dsac_ros.networks.encoder import SHORT_SIDE, Encoder, shared_encoder
+from benchmarks import stages
+from dsac_ros.networks.encoder import Encoder, shared_encoder
 
-IMAGE = (1, 3, SHORT_SIDE, SHORT_SIDE * 4 // 3)  # of a 4:3 camera
+IMAGE = (1, 3, *stages.IMAGE)
 ROUNDS = 60
 logger = logging.getLogger(__name__)
 BackEnd = Callable[[np.ndarray], np.ndarray]  # IMAGE uint8 -> features

@@ -44,7 +44,7 @@ from dsac_ros.training.triangulation import keypoints_of, triangulated_targets
 
 HELD_OUT_BLOCKS = 3  # runs of consecutive frames, so that a held-out frame is not the twin of a training frame
 MIN_FRAMES = 10
-LARGEST_SIDE = 600  # of a frame in memory [px]: keypoints are looked for in 240 lines, cells in 192; 600 frames of Full HD take 9 GB
+LARGEST_SHORT_SIDE = 600  # of a frame in memory [px]: keypoints are looked for in 240 lines, cells in 192; 600 frames of Full HD take 9 GB
 COMPARISON_SHARE = 0.15  # of the time that is left when landmarks are made, at the most
 
 
@@ -125,7 +125,7 @@ def read_frames(source: FrameSource, options: MappingOptions | FinetuningOptions
         if cause:
             left_out[cause] += 1
         else:
-            frames.append(shrunk(frame, LARGEST_SIDE))
+            frames.append(shrunk(frame, LARGEST_SHORT_SIDE))
     if len(frames) < MIN_FRAMES:
         # The larger of the two counts: the source has seen most of what is left out here, and has counted it too.
         why = ', '.join(f'{cause}: {number}' for cause, number in (left_out | source.warnings).items())

@@ -110,6 +110,15 @@ def test_what_is_refused_changes_nothing(site: Path, rooms: list[Path], tmp_path
     assert add_experts(site, other, site_from_map=np.eye(4)) == ['attic']
 
 
+def test_no_more_experts_than_a_map_can_be_read_with(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = hashes(site)
+    saved(tmp_path / 'more.dsacmap', name='more')
+    monkeypatch.setattr(editing, 'MAX_EXPERTS', len(read_manifest(site).entries))
+    with pytest.raises(MapError, match='experts would be in one map, expected at most'):
+        add_experts(site, tmp_path / 'more.dsacmap')
+    assert hashes(site) == before
+
+
 @pytest.mark.parametrize('fail_at', [1, 2, 3, 4])
 def test_a_crash_while_adding_leaves_the_old_map(site: Path, rooms: list[Path], monkeypatch: pytest.MonkeyPatch, fail_at: int) -> None:
     """Three files and the manifest are put in their place; the process ends before each of them."""
