@@ -35,6 +35,7 @@ class NodeInProcess:
     def __enter__(self) -> NodeInProcess:
         import rclpy
         from rclpy.context import Context
+        from rclpy.executors import SingleThreadedExecutor
         from rclpy.parameter import Parameter
 
         from dsac_ros.ros.localizer_node import LocalizerNode
@@ -44,7 +45,7 @@ class NodeInProcess:
         self.node = LocalizerNode(context=self._context, namespace=self.namespace,
                                   parameter_overrides=[Parameter(name, value=value) for name, value in self._parameters.items()])
         assert not self.node.options.autostart or self.node.start()
-        self._thread = threading.Thread(target=spin, args=(self.node,), daemon=True)
+        self._thread = threading.Thread(target=spin, args=(self.node, SingleThreadedExecutor(context=self._context)), daemon=True)
         self._thread.start()
         return self
 

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -33,17 +34,18 @@ N = TypeVar('N', bound=Ending)
 
 def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments: list[str] | None = None) -> int:
     """Make a node, start it and run until SIGINT or SIGTERM (0), or say in one line why it cannot (1)."""
-    node, context, code, leaving = None, None, 0, threading.Event()
+    node, context, executor, code, leaving, interrupted = None, None, None, 0, threading.Event(), False
     try:
         context = _init(arguments)
         threading.Thread(target=_hurry, args=(context, leaving), name='hurry', daemon=True).start()
         node = make()
         if start(node):
-            spin(node)
+            executor = SingleThreadedExecutor(context=context)
+            spin(node, executor)
         else:
             code = 1
     except KeyboardInterrupt:
-        pass
+        interrupted = True
     except (DsacError, ParameterException) as error:
         print(f'{name}: {error}', file=sys.stderr)
         code = 1
@@ -58,14 +60,30 @@ def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments:
         # A KeyboardInterrupt that went through an exec() of text, of which imports are full (dataclasses), is noted by the interpreter,
         # which with -m kills itself with SIGINT at its exit, caught or not. The next exec() of text takes that note back.
         exec('')
+        passed = not interrupted or _let_signal_pass(rclpy.get_default_context())
+        if passed and executor is not None:
+            executor.shutdown()
         ended = node is None or node.end()
-        rclpy.try_shutdown()
-    if not ended:
+        if passed:
+            rclpy.try_shutdown()
+    if not (passed and ended):
         # A thread that is still in torch when the interpreter goes makes the process abort (exit code 134).
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _let_signal_pass(context: Context) -> bool:
+    """Wait until rclpy is done with the signal of a KeyboardInterrupt; False where that takes too long.
+
+    A thread of rclpy wakes the executors, from a list that no lock guards, and then ends the contexts. An executor that goes
+    meanwhile makes the process crash (exit code -11), a context that both end is an error.
+    """
+    until_s = time.monotonic() + PATIENCE_S
+    while context.ok() and time.monotonic() < until_s:
+        time.sleep(0.001)
+    return not context.ok()
 
 
 def _hurry(context: Context, leaving: threading.Event) -> None:
@@ -91,13 +109,12 @@ def _init(arguments: list[str] | None) -> Context:
     return rclpy.get_default_context()
 
 
-def spin(node: Node) -> None:
+def spin(node: Node, executor: SingleThreadedExecutor) -> None:
     """Run the node's callbacks until its context ends.
 
     rclpy's signal handler wakes the executor before a thread of its own ends the context. An executor that was quick to wait again would
     then sleep until the next message, so this one wakes by itself. What a callback raises is said and ends nothing.
     """
-    executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
     complaints = Complaints(node.get_logger().error)
     while node.context.ok():

@@ -20,6 +20,7 @@ import pytest
 rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('dsac_ros.msg', reason='the messages are not built; see make test')
 from rclpy.context import Context  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
@@ -451,7 +452,7 @@ def test_spinning_ends_with_the_context_though_nothing_wakes_it(domain_id: int) 
     context = Context()
     rclpy.init(context=context, domain_id=domain_id)
     node = rclpy.create_node('quiet', context=context)
-    thread = threading.Thread(target=spin, args=(node,), daemon=True)
+    thread = threading.Thread(target=spin, args=(node, SingleThreadedExecutor(context=context)), daemon=True)
     thread.start()
     time.sleep(1.0)
     with context.handle:
@@ -471,7 +472,7 @@ def test_what_a_callback_raises_ends_nothing(domain_id: int, capfd: pytest.Captu
         calls.append(time.monotonic())
         raise RuntimeError('stumbled')
     node.create_timer(0.02, fail)
-    thread = threading.Thread(target=spin, args=(node,), daemon=True)
+    thread = threading.Thread(target=spin, args=(node, SingleThreadedExecutor(context=context)), daemon=True)
     thread.start()
     until = time.monotonic() + ANSWER_S
     while len(calls) < 5 and time.monotonic() < until:
