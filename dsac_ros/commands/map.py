@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -10,8 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dsac_ros.config import MappingOptions
-from dsac_ros.training.executors import EXECUTORS
+from dsac_ros.config import MappingOptions, SourceOptions
+from dsac_ros.training.executors import EXECUTORS, workers_of
 from dsac_ros.training.splitting import EXTENT_M
 
 HELP = 'make a map from posed images, with depth or without'
@@ -63,6 +64,7 @@ def mapping_options(options: argparse.Namespace) -> MappingOptions:
 def run(options: argparse.Namespace) -> int:
     """Map, and print how good the map is on frames that it never saw."""
     mapping = mapping_options(options)
+    workers_of(options.workers)
     if len(options.sources) > 1 or is_auto(options.split)[0]:
         return map_rooms(options, mapping)
     try:
@@ -85,13 +87,24 @@ class Room:
     mapping: MappingOptions
     threads: int
 
+    @property
+    def note(self) -> Path:
+        """The file beside the map that says what it was made of."""
+        return self.out.with_suffix('.json')
+
+    def made_of(self) -> str:
+        """The recording, as it is now, and what of it is read, as JSON."""
+        path = Path(self.source)
+        chosen = {name: getattr(self.options, name) for name in (*(f.name for f in fields(SourceOptions)), 'slop')}
+        return json.dumps({'source': str(path.resolve()), 'changed_ns': path.stat().st_mtime_ns, 'part': self.part, **chosen})
+
 
 def map_rooms(options: argparse.Namespace, mapping: MappingOptions) -> int:
     """An expert for each source, or for each part of one. A room that fails does not lose the others; rooms that are mapped already are
     not mapped again."""
     from dsac_ros.maps.bundle import check_place
     from dsac_ros.maps.editing import merge_sites
-    from dsac_ros.training.executors import run_jobs, workers_of
+    from dsac_ros.training.executors import run_jobs
 
     out = Path(options.out)
     check_place(out, options.overwrite)
@@ -152,13 +165,13 @@ def is_auto(split: str | None) -> tuple[bool, str | None]:
 
 
 def is_mapped(room: Room) -> bool:
-    """Whether an earlier call made this sub-map with the same options, to its end."""
+    """Whether an earlier call made this sub-map of the same recording with the same options, to its end."""
     from dsac_ros.errors import MapError
     from dsac_ros.maps.bundle import load_map
 
     try:
-        record = load_map(room.out).training if room.out.is_dir() else {}
-    except MapError:
+        record = load_map(room.out).training if room.out.is_dir() and room.note.read_text() == room.made_of() else {}
+    except (MapError, OSError, UnicodeDecodeError):
         return False
     return record.get('options') == asdict(room.mapping) and not record.get('interrupted')
 
@@ -168,7 +181,10 @@ def map_part(room: Room) -> None:
     import torch
 
     torch.set_num_threads(room.threads)
+    made_of = room.made_of()
+    room.note.unlink(missing_ok=True)
     map_room(room.source, str(room.out), room.name, room.options, room.mapping, room.out.is_dir(), room.part)
+    room.note.write_text(made_of)
 
 
 def map_room(path: str, out: str, name: str, options: argparse.Namespace, mapping: MappingOptions, overwrite: bool,

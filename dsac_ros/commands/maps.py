@@ -73,12 +73,12 @@ def _add(options: argparse.Namespace) -> int:
         if site_from_map is None and frame != manifest.frame_id:
             raise MapError(f'{options.source}: its poses are in frame {frame!r}, those of the site in {manifest.frame_id!r}; say where the '
                            'one lies in the other with --site-from-map')
-        work = site.with_name(site.name + '.rooms')
+        work = site.with_name(site.name + '.added')  # not where `dsac-ros map` keeps rooms, which may have one of this name
         room = work / f'{name}.dsacmap'
         map_room(options.source, str(room), name, options, mapping, overwrite=room.is_dir())
         added = add_experts(site, room, name, site_from_map)
         shutil.rmtree(room)
-        with suppress(OSError):  # rooms of an interrupted `dsac-ros map` stay
+        with suppress(OSError):  # another `dsac-ros maps add` may be at work
             work.rmdir()
     print(f'{site}: {", ".join(added)} added, {len(manifest.entries) + len(added)} experts')
     return 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import shutil
 import sys
 from collections import Counter
@@ -69,6 +70,11 @@ def names(site: Path) -> list[str]:
     return [entry.name for entry in read_manifest(site).entries]
 
 
+def room_of(source: Path, folder: Path) -> command.Room:
+    options = cli.parse(['map', str(source), '--out', str(folder / 'site')])
+    return command.Room(str(source), None, 'hall', folder / 'hall.dsacmap', options, command.MappingOptions(), 1)
+
+
 def hashes(site: Path) -> dict[str, str]:
     return {str(file.relative_to(site)): hashlib.sha256(file.read_bytes()).hexdigest() for file in site.rglob('*') if file.is_file()}
 
@@ -103,11 +109,10 @@ def test_adding_a_room_keeps_those_of_an_interrupted_map(bags: dict[str, Any], t
     site, work = tmp_path / 'site.dsacmap', tmp_path / 'site.dsacmap.rooms'
     saved(site, name='hall')
     if others:
-        saved(work / 'attic.dsacmap', name='attic')
+        saved(work / 'lab.dsacmap', name='lab', training={'mark': 7})
     monkeypatch.setattr(maps, 'map_room', lambda source, out, name, *_, overwrite: saved(Path(out), name=name))
-    work.mkdir(exist_ok=True)
     assert cli.main(['maps', 'add', str(site), 'lab']) == 0 and names(site) == ['hall', 'lab']
-    assert [room.name for room in work.iterdir()] == ['attic.dsacmap'] if others else not work.exists()
+    assert load_map(work / 'lab.dsacmap').training['mark'] == 7 if others else [p.name for p in tmp_path.iterdir()] == [site.name]
 
 
 def test_a_room_that_fails_does_not_lose_the_others_and_those_that_are_mapped_are_kept(
@@ -115,7 +120,11 @@ def test_a_room_that_fails_does_not_lose_the_others_and_those_that_are_mapped_ar
     site, room = tmp_path / 'site.dsacmap', tmp_path / 'site.dsacmap.rooms' / 'hall-2.dsacmap'
     mapping = command.MappingOptions(**{**rooms.TINY, 'steps': 5, 'landmarks': 100})
     saved(room, name='hall-2', training={'options': asdict(mapping), 'interrupted': False, 'mark': 7})
-    assert cli.main(['map', *map(str, (hall, hall, dark)), '--out', str(site), '--device', 'cpu', '--workers', '2', *QUICK]) == 1
+    arguments = ['map', *map(str, (hall, hall, dark)), '--out', str(site), '--device', 'cpu', '--workers', '2', *QUICK]
+    options = cli.parse(arguments)
+    before = command.Room(str(hall), None, 'hall-2', room, options, mapping, 1)
+    before.note.write_text(before.made_of())
+    assert cli.main(arguments) == 1
     out, err = capfd.readouterr()
     assert names(site) == ['hall', 'hall-2'] and load_map(site, 'hall-2').training['mark'] == 7 and 'hall-2.dsacmap: mapped before' in out
     assert '3 usable frames' in err and f'dsac-ros maps add {site} {dark}' in err and not room.parent.exists()
@@ -123,12 +132,36 @@ def test_a_room_that_fails_does_not_lose_the_others_and_those_that_are_mapped_ar
 
 def test_a_room_that_was_interrupted_is_mapped_again(hall: Path, tmp_path: Path) -> None:
     mapping = command.MappingOptions()
-    room = command.Room(str(hall), None, 'hall', tmp_path / 'hall', argparse.Namespace(), mapping, 1)
+    room = room_of(hall, tmp_path)
     assert not command.is_mapped(room)
     for interrupted in (True, False):
         saved(room.out, name='hall', training={'options': asdict(mapping), 'interrupted': interrupted})
+        room.note.write_text(room.made_of())
         assert command.is_mapped(room) is not interrupted
         shutil.rmtree(room.out)
+
+
+def test_a_room_of_another_recording_is_mapped_again(hall: Path, tmp_path: Path) -> None:
+    room = room_of(hall, tmp_path)
+    saved(room.out, name='hall', training={'options': asdict(room.mapping), 'interrupted': False})
+    assert not command.is_mapped(room)  # of unknown origin: interrupted between map and note
+    room.note.write_text(room.made_of())
+    (tmp_path / 'other' / 'hall').mkdir(parents=True)
+    others = [replace(room, source=str(tmp_path / 'other' / 'hall')), replace(room, part=[0, 1]),
+              replace(room, options=argparse.Namespace(**{**vars(room.options), 'pose_topic': '/odom'}))]
+    assert [command.is_mapped(each) for each in [room, *others]] == [True, False, False, False]
+    copied = tmp_path / 'copied' / 'hall'
+    shutil.copytree(hall, copied)
+    moved = replace(room, source=str(copied))
+    moved.note.write_text(moved.made_of())
+    assert command.is_mapped(moved)
+    os.utime(copied, ns=(0, 0))  # recorded anew
+    assert not command.is_mapped(moved)
+
+
+def test_no_workers_are_refused_for_one_room_too(hall: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(['map', str(hall), '--out', str(tmp_path / 'map'), '--workers', '-1', *QUICK]) == 1
+    assert 'workers: expected 0' in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('split, expected', [(None, (False, None)), ('train', (False, 'train')), ('auto', (True, None)),
