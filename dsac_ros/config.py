@@ -366,6 +366,8 @@ class SourceOptions(Options):
                              "the camera's own), PoseStamped or PoseWithCovarianceStamped (the camera's own, optical frame)")
     camera_frame: str = option('', 'TF frame of the camera; default: frame_id of its camera_info')
     map_frame: str = option('', "TF frame that poses are in; default: the root of the camera's chain")
+    slop: float = option(10.0, 'largest difference of the stamps of a colour and a depth image of a bag that are one frame', unit='ms',
+                         low=0, high=1000)
 
 
 @dataclass(frozen=True)

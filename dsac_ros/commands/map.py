@@ -95,7 +95,7 @@ class Room:
     def made_of(self) -> str:
         """The recording, as it is now, and what of it is read, as JSON."""
         path = Path(self.source)
-        chosen = {name: getattr(self.options, name) for name in (*(f.name for f in fields(SourceOptions)), 'slop')}
+        chosen = {name: getattr(self.options, name) for name in (f.name for f in fields(SourceOptions))}
         return json.dumps({'source': str(path.resolve()), 'changed_ns': path.stat().st_mtime_ns, 'part': self.part, **chosen})
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from rosbags.rosbag2 import Reader
 from rosbags.serde import SerdeError
 
+from dsac_ros.config import SourceOptions
 from dsac_ros.data import topics as t
 from dsac_ros.data.decode import decode_camera, decode_colour, decode_depth, is_rectified
 from dsac_ros.data.pairing import StampPairer
@@ -24,7 +25,7 @@ from dsac_ros.records import Camera, Frame
 
 logger = logging.getLogger(__name__)
 PoseAt = Callable[[int], 'np.ndarray | None']
-SLOP_MS = 10.0
+SLOP_MS = SourceOptions.slop
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from dsac_ros.data.bags import SLOP_MS, BagSource
 from dsac_ros.data.folders import FolderSource, is_folder_source
 from dsac_ros.data.source import FrameSource
 from dsac_ros.data.topics import BagTopics
-from dsac_ros.errors import ConfigError, DataError
+from dsac_ros.errors import DataError
 
 __all__ = ['BagTopics', 'add_source_arguments', 'open_source', 'source_from', 'warning_lines']
 STORAGE_ENDS = ('.db3', '.mcap', '.zstd')
-LARGEST_SLOP_MS = 1000.0  # that of the node's sync_slop
 
 
 def open_source(path: str | Path, split: str | None = None, require_poses: bool = False, load_depth: bool = True,
@@ -49,16 +48,16 @@ def add_source_arguments(parser: argparse.ArgumentParser, about_split: str = '')
     """The options that say what of a source is read, alike in every command. about_split: what else --split can be."""
     topics = parser.add_argument_group('topics of a bag (found by type and name where not given)')
     for f in fields(SourceOptions):
-        group = parser if f.name == 'split' else topics
-        group.add_argument('--' + f.name.replace('_', '-'), help=f.metadata['help'] + (about_split if f.name == 'split' else ''))
-    parser.add_argument('--slop', type=float, default=SLOP_MS, metavar='MS',
-                        help='largest difference of the stamps of a colour and a depth image of a bag that are one frame [ms]')
+        group, flag = parser if f.name in ('split', 'slop') else topics, '--' + f.name.replace('_', '-')
+        if isinstance(f.default, float):
+            group.add_argument(flag, type=float, default=f.default, metavar=f.metadata['unit'].upper(), help=f.metadata['help'])
+        else:
+            group.add_argument(flag, help=f.metadata['help'] + (about_split if f.name == 'split' else ''))
 
 
 def source_from(path: str | Path, options: argparse.Namespace, require_poses: bool = False, load_depth: bool = True) -> FrameSource:
     """open_source with the options of add_source_arguments. Raises ConfigError too."""
-    if not 0 <= options.slop <= LARGEST_SLOP_MS:
-        raise ConfigError(f'--slop: expected 0 to {LARGEST_SLOP_MS:g} ms, found {options.slop}')
+    SourceOptions(slop=options.slop)
     topics = BagTopics(options.colour_topic, options.depth_topic, options.info_topic, options.pose_topic,
                        options.camera_frame, options.map_frame)
     return open_source(path, options.split, require_poses, load_depth, topics, options.slop)

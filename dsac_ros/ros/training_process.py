@@ -28,7 +28,7 @@ def command_line(options: FinetunerOptions, training: FinetuningOptions, source:
         command += [f'--{option.name}', str(value)] if option.name in DIRECT else ['--set', f'{option.name}={json.dumps(value)}']
     for option in fields(SourceOptions):
         value = getattr(source, option.name)
-        command += [f'--{option.name.replace("_", "-")}', value] if value else []
+        command += [f'--{option.name.replace("_", "-")}', str(value)] if value != '' else []
     return command
 
 

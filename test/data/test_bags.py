@@ -332,7 +332,7 @@ def test_slop_of_the_command_line(tmp_path: Path) -> None:
     for slop, paired in (('37', True), ('36.9', False)):
         assert [frame.depth is not None for frame in source_from(bag, parser.parse_args(['--slop', slop]))] == [paired] * 6
     for slop in ('-1', 'nan', 'inf'):
-        with pytest.raises(ConfigError, match=f'--slop: expected 0 to 1000 ms, found {slop}'):
+        with pytest.raises(ConfigError, match=f'slop: expected 0 to 1000 ms, found {slop}'):
             source_from(bag, parser.parse_args(['--slop', slop]))
 
 

@@ -10,7 +10,9 @@ from dataclasses import asdict
 
 import pytest
 
-from dsac_ros.ros.training_process import TrainingProcess
+from dsac_ros import cli
+from dsac_ros.config import FinetunerOptions, FinetuningOptions, SourceOptions
+from dsac_ros.ros.training_process import TrainingProcess, command_line
 from dsac_ros.training.watching import Progress
 
 WAIT_S = 30.0
@@ -56,3 +58,10 @@ def test_it_has_ended_though_something_that_it_started_holds_its_pipe() -> None:
         assert exit_code(process) == 0 and len(process.said) == 1
     finally:
         os.kill(int(process.said[0]), signal.SIGTERM)
+
+
+@pytest.mark.parametrize('source', [SourceOptions(), SourceOptions('val', pose_topic='/odom', slop=0.0)])
+def test_parameters_of_the_source_reach_the_command_line(source: SourceOptions) -> None:
+    command = command_line(FinetunerOptions(map='a', bags=('b',), out='c'), FinetuningOptions(), source)
+    options = vars(cli.parse(command[command.index('finetune'):]))
+    assert SourceOptions(**{name: options[name] or '' if name != 'slop' else options[name] for name in vars(source)}) == source
