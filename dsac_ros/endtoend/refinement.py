@@ -67,9 +67,11 @@ def _nearer(problem: Correspondences, poses_BK44: Tensor, steps: int, widening: 
 
 
 def constant(problem: Correspondences) -> Correspondences:
-    """The same problem in no graph."""
+    """The same problem in no graph. That of a part keeps the centre and the spread of all: pose vectors are around that centre."""
     values = {f.name: getattr(problem, f.name) for f in fields(problem)}
-    return Correspondences(**{name: None if value is None else value.detach() for name, value in values.items()})
+    still = Correspondences(**{name: None if value is None else value.detach() for name, value in values.items()})
+    still.__dict__.update({name: getattr(problem, name).detach() for name in ('centre_B3', 'spread_B', 'unit_scale_B1')})
+    return still
 
 
 def newton(problem: Correspondences, vectors_BK13: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor]:

@@ -45,11 +45,14 @@ Targets = Callable[[int, Frame, np.ndarray], np.ndarray]
 
 
 def depth_targets(index: int, frame: Frame, pixels: np.ndarray) -> np.ndarray:
-    """Scene coordinates of pixels from the frame's own depth, nearest pixel; NaN where there is no depth."""
+    """Scene coordinates on the rays of the pixels, as far as the frame's own depth at the nearest pixel; NaN where there is no depth.
+
+    Not on the ray of that nearest pixel: the centres of cells lie between pixels, all of them to the same side of the nearest one.
+    """
     inside = frame.camera.contains(pixels)
-    nearest = np.where(inside[:, None], np.rint(pixels).astype(int), 0)
-    z = np.where(inside, depths_at(frame.depth, nearest), 0).astype(np.float64)
-    points = homogeneous(normalised(frame.camera, nearest.astype(np.float64))) * z[:, None]
+    seen = np.where(inside[:, None], pixels, 0.0)
+    z = np.where(inside, depths_at(frame.depth, np.rint(seen).astype(int)), 0).astype(np.float64)
+    points = homogeneous(normalised(frame.camera, seen)) * z[:, None]
     scene = points @ frame.map_from_camera[:3, :3].T + frame.map_from_camera[:3, 3]
     return np.where(z[:, None] > 0, scene, np.nan)
 

@@ -132,10 +132,15 @@ def read_frames(source: FrameSource, options: MappingOptions | FinetuningOptions
         advice = 'check the reference poses' if options.rgb_only else 'check depth and poses, or map with --rgb-only'
         raise DataError('; '.join([f'{getattr(source, "path", "the data")}: {len(frames)} usable frames, at least {MIN_FRAMES} are needed'
                                    f'{f" (left out: {why})" if why else ""}', advice, *warning_lines(source)]))
-    block = max(1, round(options.held_out_share * len(frames) / HELD_OUT_BLOCKS))
-    every = len(frames) / HELD_OUT_BLOCKS
-    held = [abs(i % every - every / 2) < block / 2 for i in range(len(frames))]
+    held = held_out(len(frames), options.held_out_share)
     return [f for f, h in zip(frames, held) if not h], [f for f, h in zip(frames, held) if h], left_out
+
+
+def held_out(count: int, share: float) -> list[bool]:
+    """Which of so many frames are held out: the middle of each third of the recording."""
+    block = max(1, round(share * count / HELD_OUT_BLOCKS))
+    every = count / HELD_OUT_BLOCKS
+    return [-block / 2 <= i % every - every / 2 < block / 2 for i in range(count)]
 
 
 def shrunk(frame: Frame, most: int) -> Frame:

@@ -144,6 +144,24 @@ def test_many_correspondences_lead_to_the_optimum_of_all() -> None:
     torch.testing.assert_close(found.poses_BK44[0], true, atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize('kind', scenes.KINDS)
+def test_the_optimum_of_a_part_has_the_derivative_of_that(kind: str) -> None:
+    """By differences along six random directions: a part is around the centre of all, which is not its own."""
+    made, weights = scene('room', kind, 7, count=1200), pose_weights(0, 1)
+    points = made.problem.points_BN3.clone().requires_grad_()
+
+    def loss(points_BN3: Tensor) -> Tensor:
+        part = replace(made.problem, points_BN3=points_BN3).subset(600)
+        return (refined(part, starts(made.truth), OPTIONS).poses_BK44[0] * weights).sum()
+
+    gradient, = torch.autograd.grad(loss(points), points)
+    directions = torch.randn(6, *points.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    true = torch.stack([(loss(points + 1e-4 * direction) - loss(points - 1e-4 * direction)) / 2e-4 for direction in directions]).detach()
+    found = agreement((gradient * directions).sum((1, 2, 3))[None], true[None])
+    print(f'part {kind}: {found}')
+    assert found.within().all()
+
+
 def test_the_problem_to_search_by_leads_there_and_has_no_part_in_the_derivative() -> None:
     """A wide angle finds the optimum of a narrow one from where that alone goes elsewhere."""
     made = scene('angles', 'rgb')

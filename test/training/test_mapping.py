@@ -255,6 +255,15 @@ def test_a_bad_place_is_refused_before_any_work(tmp_path: Path) -> None:
         map_source(Unread(frames(12)), tmp_path / 'm', QUICK, 'banana', quiet=True)
 
 
+@pytest.mark.parametrize('share', [0.01, 0.06, 0.1, 0.3])
+def test_of_every_recording_three_blocks_are_held_out(share: float) -> None:
+    for count in range(mapping.MIN_FRAMES, 200):
+        held = np.array(mapping.held_out(count, share))
+        blocks = np.flatnonzero(np.diff(held.astype(int)) == 1)
+        wanted = max(1, round(share * count / 3))
+        assert len(blocks) == 3 and abs(int(held.sum()) - 3 * wanted) <= 3, (count, held)
+
+
 def test_held_out_frames_are_blocks_that_training_never_sees() -> None:
     stub = [replace(frames(1)[0], stamp_ns=i) for i in range(200)]
     training, held_out, left_out = read_frames(rooms.ListSource(stub), MappingOptions())
