@@ -7,7 +7,9 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +95,10 @@ class Room:
         return self.out.with_suffix('.json')
 
     def made_of(self) -> str:
-        """The recording, as it is now, and what of it is read, as JSON."""
+        """The recording, as it is now, and what of it is read, as JSON. Raises OSError."""
         path = Path(self.source)
         chosen = {name: getattr(self.options, name) for name in (f.name for f in fields(SourceOptions))}
-        return json.dumps({'source': str(path.resolve()), 'changed_ns': path.stat().st_mtime_ns, 'part': self.part, **chosen})
+        return json.dumps({'source': str(path.resolve()), 'files': fingerprint(path), 'part': self.part, **chosen})
 
 
 def map_rooms(options: argparse.Namespace, mapping: MappingOptions) -> int:
@@ -124,7 +126,11 @@ def map_rooms(options: argparse.Namespace, mapping: MappingOptions) -> int:
         merge_sites(made, out, options.overwrite)
         shutil.rmtree(work)
         print(f'{out}: {len(made)} experts')
-    for name in failed:
+    else:
+        with suppress(OSError):  # what an earlier call left there may be of use to the next
+            work.rmdir()
+        print(f'warning: {out}: no room could be mapped, so no map was written; see above why, and call again', file=sys.stderr)
+    for name in failed if made else ():
         source = rooms[name].source
         cure = f'`dsac-ros maps add {out} {source}` adds it' if rooms[name].part is None else f'it was part of {source}'
         print(f'warning: {name} is not in the map; {cure}', file=sys.stderr)
@@ -162,6 +168,15 @@ def is_auto(split: str | None) -> tuple[bool, str | None]:
     """Whether to cut recordings into parts, and the split of a data folder: of None, NAME, `auto` or `NAME,auto`."""
     named, _, last = (split or '').rpartition(',')
     return (True, named or None) if last == AUTO else (False, split)
+
+
+def fingerprint(path: Path) -> str:
+    """A hash of the names, sizes and times of change of all files below a folder, or of the one file. Raises OSError."""
+    from dsac_ros.maps.bundle import sha256
+
+    files = sorted(file for file in path.rglob('*') if file.is_file()) if path.is_dir() else [path]
+    states = [(file, file.stat()) for file in files]
+    return sha256(json.dumps([(str(file.relative_to(path)), state.st_size, state.st_mtime_ns) for file, state in states]).encode())
 
 
 def is_mapped(room: Room) -> bool:
@@ -221,8 +236,12 @@ def expert_name(path: str | Path) -> str:
 
 
 def distinct(names: list[str]) -> list[str]:
-    """The names, those that come again with a number."""
-    return [name if name not in names[:i] else f'{name}-{names[:i + 1].count(name)}' for i, name in enumerate(names)]
+    """The names, those that come again with a number that makes a name of its own."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f'{name}-{number}' for number in count(2))
+        found.append(name if name not in found else next(new for new in numbered if new not in [*found, *names]))
+    return found
 
 
 def doubts(record: Mapping[str, Any]) -> list[str]:

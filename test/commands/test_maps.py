@@ -83,6 +83,8 @@ def test_names_come_from_paths() -> None:
     assert [command.expert_name(path) for path in ('maps/kitchen.v2.dsacmap', '/data/My Lab!/', '...', '--x--', '9')] == [
         'kitchen', 'My_Lab', 'room', 'x', '9']
     assert command.distinct(['a', 'b', 'a', 'a']) == ['a', 'b', 'a-2', 'a-3']
+    assert command.distinct(['a', 'a-2', 'a', 'a-2']) == ['a', 'a-2', 'a-3', 'a-2-2']
+    assert command.distinct(['a', 'a', 'a-2']) == ['a', 'a-3', 'a-2']
 
 
 def test_a_room_each_then_one_more_then_one_less(hall: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +132,14 @@ def test_a_room_that_fails_does_not_lose_the_others_and_those_that_are_mapped_ar
     assert '3 usable frames' in err and f'dsac-ros maps add {site} {dark}' in err and not room.parent.exists()
 
 
+def test_where_every_room_fails_there_is_no_map_to_add_to(dark: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    site = tmp_path / 'site.dsacmap'
+    assert cli.main(['map', str(dark), str(dark), '--out', str(site), '--device', 'cpu', '--workers', '2', *QUICK]) == 1
+    err = capfd.readouterr().err
+    assert err.count('3 usable frames') == 2 and f'{site}: no room could be mapped, so no map was written' in err
+    assert 'maps add' not in err and not list(tmp_path.iterdir())
+
+
 def test_a_room_that_was_interrupted_is_mapped_again(hall: Path, tmp_path: Path) -> None:
     mapping = command.MappingOptions()
     room = room_of(hall, tmp_path)
@@ -155,8 +165,20 @@ def test_a_room_of_another_recording_is_mapped_again(hall: Path, tmp_path: Path)
     moved = replace(room, source=str(copied))
     moved.note.write_text(moved.made_of())
     assert command.is_mapped(moved)
-    os.utime(copied, ns=(0, 0))  # recorded anew
-    assert not command.is_mapped(moved)
+    (file,) = copied.glob('*.db3')
+    content, folder = file.read_bytes(), copied.stat().st_mtime_ns
+    for anew in (content, content + b'x'):
+        file.write_bytes(anew)
+        assert not command.is_mapped(moved) and copied.stat().st_mtime_ns == folder  # which knows nothing of what is in a file
+        moved.note.write_text(moved.made_of())
+        assert command.is_mapped(moved)
+    alone = replace(room, source=str(file))
+    alone.note.write_text(alone.made_of())
+    assert command.is_mapped(alone)
+    os.utime(file, ns=(0, 0))
+    assert not command.is_mapped(alone)
+    shutil.rmtree(copied)
+    assert not command.is_mapped(alone)
 
 
 def test_no_workers_are_refused_for_one_room_too(hall: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
