@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -15,6 +14,7 @@ from rclpy.context import Context
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import uninstall_signal_handlers
 
 from dsac_ros.errors import ConfigError, DsacError
 from dsac_ros.ros.complaints import Complaints
@@ -33,19 +33,26 @@ N = TypeVar('N', bound=Ending)
 
 
 def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments: list[str] | None = None) -> int:
-    """Make a node, start it and run until SIGINT or SIGTERM (0), or say in one line why it cannot (1)."""
-    node, context, executor, code, leaving, interrupted = None, None, None, 0, threading.Event(), False
+    """Make a node, start it and run until SIGINT or SIGTERM (0), or say in one line why it cannot (1).
+
+    Both signals end the context, by rclpy's handlers, and do nothing else from here on: a KeyboardInterrupt would come anywhere, also while
+    the node is being ended.
+    """
+    node, context, executor, code, leaving = None, None, None, 0, threading.Event()
+    early: list[int] = []  # before rclpy had its handlers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: early.append(number))
     try:
         context = _init(arguments)
         threading.Thread(target=_hurry, args=(context, leaving), name='hurry', daemon=True).start()
+        if early:
+            return 0
+        executor = SingleThreadedExecutor(context=context)
         node = make()
         if start(node):
-            executor = SingleThreadedExecutor(context=context)
             spin(node, executor)
         else:
             code = 1
-    except KeyboardInterrupt:
-        interrupted = True
     except (DsacError, ParameterException) as error:
         print(f'{name}: {error}', file=sys.stderr)
         code = 1
@@ -55,35 +62,20 @@ def run(name: str, make: Callable[[], N], start: Callable[[N], bool], arguments:
             raise
     finally:
         leaving.set()
-        # An impatient second Ctrl-C must not turn an orderly end into a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # A KeyboardInterrupt that went through an exec() of text, of which imports are full (dataclasses), is noted by the interpreter,
-        # which with -m kills itself with SIGINT at its exit, caught or not. The next exec() of text takes that note back.
-        exec('')
-        passed = not interrupted or _let_signal_pass(rclpy.get_default_context())
-        if passed and executor is not None:
+        if context is not None:
+            # It waits for the thread of rclpy that handles signals, which reads the executor from a list that no lock guards.
+            uninstall_signal_handlers()
+        if executor is not None:
             executor.shutdown()
         ended = node is None or node.end()
-        if passed:
-            rclpy.try_shutdown()
-    if not (passed and ended):
+        if context is not None:
+            context.try_shutdown()
+    if not ended:
         # A thread that is still in torch when the interpreter goes makes the process abort (exit code 134).
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     return code
-
-
-def _let_signal_pass(context: Context) -> bool:
-    """Wait until rclpy is done with the signal of a KeyboardInterrupt; False where that takes too long.
-
-    A thread of rclpy wakes the executors, from a list that no lock guards, and then ends the contexts. An executor that goes
-    meanwhile makes the process crash (exit code -11), a context that both end is an error.
-    """
-    until_s = time.monotonic() + PATIENCE_S
-    while context.ok() and time.monotonic() < until_s:
-        time.sleep(0.001)
-    return not context.ok()
 
 
 def _hurry(context: Context, leaving: threading.Event) -> None:

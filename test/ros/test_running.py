@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import product
 
 import pytest
 
@@ -46,57 +46,31 @@ class HalfMade(Node):
 sys.exit(run('half_made', HalfMade, lambda node: True, []))
 '''
 
-IMPORTING = '''
-import sys
+# The first argument, if there is one: a signal that comes before rclpy handles any.
+ENDING = '''
+import signal, sys
+import rclpy
 from rclpy.node import Node
 from dsac_ros.ros.running import run
 
-class Importing(Node):
+class Ending(Node):
     def end(self):
+        print('ended', flush=True)
         return True
 
 def start(node):
     print('started', flush=True)
-    exec('import signal; signal.raise_signal(signal.SIGINT); [None for _ in iter(int, 1)]')
     return True
 
-sys.exit(run('importing', lambda: Importing('importing'), start, []))
-'''
-
-# The signal's KeyboardInterrupt, and what rclpy's thread does with the signal, late.
-OVERTAKING = '''
-import sys, threading
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerGuardCondition
-from dsac_ros.ros.running import run
-
-class Overtaking(Node):
-    def __init__(self):
-        super().__init__('overtaking')
-        self.create_timer(0.01, self.interrupt)
-
-    def interrupt(self):
-        threading.Timer(0.3, self.end_context).start()
-        raise KeyboardInterrupt
-
-    def end_context(self):
-        print('context', flush=True)
-        with self.context.handle:
-            self.context.handle.shutdown()
-
-    def end(self):
-        print('node', flush=True)
-        return True
-
-class Told(SignalHandlerGuardCondition):
-    def destroy(self):
-        print('executor', flush=True)
-        super().destroy()
-
-import rclpy.executors
-rclpy.executors.SignalHandlerGuardCondition = Told
-print('started', flush=True)
-sys.exit(run('overtaking', Overtaking, lambda node: True, []))
+rest = [int(number) for number in sys.argv[1:]]
+if rest:
+    usual = rclpy.init
+    def init(**arguments):
+        print('started', flush=True)
+        signal.raise_signal(rest[0])
+        usual(**arguments)
+    rclpy.init = init
+sys.exit(run('ending', lambda: Ending('ending'), start, []))
 '''
 
 
@@ -119,22 +93,31 @@ def test_a_signal_ends_a_process_that_is_busy_starting() -> None:
 
 
 def test_a_signal_while_the_node_is_made_is_no_error() -> None:
-    """Its publishers cannot be made any more then: exit code 0, and no traceback. SIGINT may come with a KeyboardInterrupt, or too late."""
+    """Its publishers cannot be made any more then: exit code 0, and no traceback."""
     with started('-c', HALF_MADE) as process:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20.0) == 0 and 'Traceback' not in process.stderr.read()
 
 
-def test_a_signal_within_an_exec_of_text_ends_with_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As dataclasses have while torch is imported: an interpreter with -m kills itself with SIGINT at its exit, though it was caught."""
-    (tmp_path / 'importing.py').write_text(IMPORTING)
-    monkeypatch.syspath_prepend(tmp_path)
-    with started('-m', 'importing') as process:
-        assert process.wait(20.0) == 0 and process.stderr.read() == ''
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_rclpy_handles_any_ends_with_zero(number: signal.Signals) -> None:
+    with started('-c', ENDING, str(int(number))) as process:
+        assert process.wait(20.0) == 0 and process.stderr.read() == process.stdout.read() == ''
 
 
-def test_nothing_goes_before_the_context_has_ended() -> None:
-    """rclpy's thread still reads the executor when KeyboardInterrupt comes: one that is gone makes it crash, one time in hundreds."""
-    with started('-c', OVERTAKING) as process:
-        assert process.wait(20.0) == 0 and process.stderr.read() == ''
-        assert list(dict.fromkeys(process.stdout.read().split())) == ['context', 'executor', 'node']
+@pytest.mark.parametrize('numbers', list(product([signal.SIGINT, signal.SIGTERM], repeat=2)))
+def test_a_second_signal_does_not_disturb_the_end(numbers: tuple[signal.Signals, signal.Signals]) -> None:
+    """Soon after the first, wherever that has got to by then."""
+    for wait_s in (1e-4, 3e-4, 5e-4, 1e-3):
+        with started('-c', ENDING) as process:
+            process.send_signal(numbers[0])
+            time.sleep(wait_s)
+            process.send_signal(numbers[1])
+            assert process.wait(20.0) == 0, process.stderr.read()
+            assert process.stderr.read() == '' and process.stdout.read() == 'ended\n'
+
+
+def test_the_context_of_somebody_else_stays() -> None:
+    begin, end = "rclpy.init(); print('started', flush=True); code = (", '; sys.exit(10 * code + rclpy.ok())'
+    with started('-c', ENDING.replace('sys.exit(', begin).rstrip() + end) as process:
+        assert process.wait(20.0) == 11 and process.stderr.read().startswith('ending: ')
