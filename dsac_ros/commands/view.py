@@ -13,6 +13,7 @@ from dsac_ros.evaluation.tables import read_per_frame
 from dsac_ros.progress import progress_bar
 
 HELP = 'look at a map and its poses in Rerun, without ROS'
+ENDING, MAGIC = '.rrd', b'RRF'  # of Rerun's files; a digit of the version follows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +34,33 @@ def run(options: argparse.Namespace) -> int:
     """Record; 0 when all is written."""
     if options.every < 1 or options.frames < 0:
         raise DsacError(f'--every {options.every} --frames {options.frames}: expected at least 1 and 0')
-    if options.out is not None and options.out.exists() and not options.overwrite:
-        raise DataError(f'{options.out}: exists already; choose another --out or --overwrite')
-    frames = (_look_back if (options.what / 'summary.json').is_file() else _look)(options)
+    if options.out is not None:
+        _check_place(options.out, options.overwrite)
+    try:
+        is_results = (options.what / 'summary.json').is_file()
+    except OSError as error:
+        raise DataError(f'{options.what}: cannot be read: {error.strerror}') from error
+    frames = (_look_back if is_results else _look)(options)
     if options.out is not None:
         print(f'{frames} frames: {options.out.resolve()}, to be opened by: rerun {options.out}')
     return 0
+
+
+def _check_place(out: Path, overwrite: bool) -> None:
+    """Raise DataError unless a recording may be written to `out`: it ends in .rrd, and is absent or an older recording with `overwrite`."""
+    if out.suffix != ENDING:
+        raise DataError(f'{out}: is no name of a recording; choose an --out that ends in {ENDING}')
+    try:
+        if not out.exists():
+            return
+        if not overwrite:
+            raise DataError(f'{out}: exists already; choose another --out or --overwrite')
+        with out.open('rb') as file:
+            begins = file.read(len(MAGIC))
+    except OSError as error:
+        raise DataError(f'{out}: cannot be written: {error.strerror}; choose another --out') from error
+    if begins != MAGIC:
+        raise DataError(f'{out}: is no recording of Rerun and is left alone; choose another --out')
 
 
 def _look(options: argparse.Namespace) -> int:
@@ -54,14 +76,14 @@ def _look(options: argparse.Namespace) -> int:
     source = ThinnedSource(source_from(options.source, options, load_depth=options.modality != 'rgb'), options.every, options.frames)
     localizer = Localizer.from_map(options.what, options.device, groups['estimator'], groups['integrity'], groups['gating'])
     modality = choose_modality(source, options.modality)
-    recording, count = Recording(options.out), 0
-    recording.show_map(map_view(localizer.choice.site))
-    replayed = replay(Tracker(localizer, groups['tracking'], groups['gating']), source, modality, groups['state'])
-    for each in progress_bar('frames', len(source), iterable=replayed):
-        support = None if each.estimate is None else support_of(localizer, each.frame, each.estimate)
-        recording.show(each.result, each.frame, support)
-        count += 1
-    recording.close()
+    count = 0
+    with Recording(options.out) as recording:
+        recording.show_map(map_view(localizer.choice.site))
+        replayed = replay(Tracker(localizer, groups['tracking'], groups['gating']), source, modality, groups['state'])
+        for each in progress_bar('frames', len(source), iterable=replayed):
+            support = None if each.estimate is None else support_of(localizer, each.frame, each.estimate)
+            recording.show(each.result, each.frame, support)
+            count += 1
     return count
 
 
@@ -71,13 +93,12 @@ def _look_back(options: argparse.Namespace) -> int:
     from dsac_ros.viewing.recording import Recording
     from dsac_ros.viewing.shapes import map_view
     results = read_per_frame(options.what / 'per_frame.csv')[::options.every][:options.frames or None]
-    recording = Recording(options.out)
-    try:
-        described = json.loads((options.what / 'summary.json').read_text())['run']
-        recording.show_map(map_view(open_site(described['map_path'])))
-    except (MapError, ValueError, KeyError, TypeError) as error:
-        print(f'dsac-ros view: the map is not shown: {error}')
-    for result in results:
-        recording.show(result)
-    recording.close()
+    with Recording(options.out) as recording:
+        try:
+            described = json.loads((options.what / 'summary.json').read_text())['run']
+            recording.show_map(map_view(open_site(described['map_path'])))
+        except (MapError, OSError, ValueError, KeyError, TypeError) as error:
+            print(f'dsac-ros view: the map is not shown: {error}')
+        for result in results:
+            recording.show(result)
     return len(results)

@@ -1,9 +1,13 @@
 """Frames, poses and the map in Rerun: to a file, or to its viewer. Needs the extra `view` (rerun-sdk), and no ROS."""
 from __future__ import annotations
 
+import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -25,28 +29,78 @@ JPEG_QUALITY = 80
 
 
 class Recording:
-    """One recording. out: the .rrd file; None opens the viewer. Raises DsacError where Rerun is not installed or cannot write."""
+    """One recording; its file appears under its name when the `with` block ends well, and not at all otherwise.
+
+    Args:
+        out: the .rrd file, which is replaced where it is there; None opens the viewer.
+
+    Raises DsacError where Rerun is not installed or cannot write.
+    """
 
     def __init__(self, out: Path | None) -> None:
         try:
             import rerun
-            from rerun import blueprint
         except ImportError as error:
             raise DsacError(f'the viewer Rerun is not installed ({error}); pip install "{REQUIREMENT}"') from error
-        self._rr, self._stream = rerun, rerun.RecordingStream('dsac_ros')
-        layout = blueprint.Blueprint(blueprint.Horizontal(
+        self._rr, self._stream, self._out = rerun, rerun.RecordingStream('dsac_ros'), out
+        self._draft = None if out is None else out.with_name(f'.{out.name}.{os.getpid()}')
+        self._path: deque[np.ndarray] = deque(maxlen=PATH_POSES)
+        self._reference: list[np.ndarray] = []
+        self._frames = 0
+
+    def __enter__(self) -> Recording:
+        try:
+            with self._writable():
+                if self._draft is None:
+                    self._stream.spawn(default_blueprint=self._layout())
+                else:
+                    self._draft.parent.mkdir(parents=True, exist_ok=True)
+                    self._stream.save(self._draft, default_blueprint=self._layout())
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                with self._writable():
+                    self._finish()
+        finally:
+            self._discard()
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """What the disk and Rerun say, in one line."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            place = 'the viewer of Rerun' if self._out is None else f'{self._out}: cannot be written'
+            raise DsacError(f'{place}: {getattr(error, "strerror", None) or " ".join(str(error).split())}') from error
+
+    def _layout(self) -> Any:
+        from rerun import blueprint
+        return blueprint.Blueprint(blueprint.Horizontal(
             blueprint.Spatial3DView(origin='map', name='map'),
             blueprint.Vertical(
                 blueprint.Spatial2DView(origin='image', name='image'),
                 blueprint.TimeSeriesView(origin='figures', name='figures'),
                 blueprint.TextLogView(origin='status', name='status'))))
-        try:
-            self._stream.spawn(default_blueprint=layout) if out is None else self._stream.save(out, default_blueprint=layout)
-        except (OSError, RuntimeError) as error:
-            raise DsacError(f'{out or "the viewer of Rerun"}: {error}') from error
-        self._path: deque[np.ndarray] = deque(maxlen=PATH_POSES)
-        self._reference: list[np.ndarray] = []
-        self._frames = 0
+
+    def _finish(self) -> None:
+        """The whole paths, and all that is not written yet."""
+        self._strip('map/path', list(self._path), shapes.GREEN)
+        if self._reference:
+            self._stream.log('map/reference', self._rr.LineStrips3D([np.array(self._reference)], colors=(255, 255, 255)), static=True)
+        self._stream.flush()
+        self._stream.disconnect()
+        if self._draft is not None:
+            os.replace(self._draft, self._out)
+
+    def _discard(self) -> None:
+        if self._draft is not None:
+            with suppress(OSError):  # where there is no such place there is no draft either
+                self._draft.unlink()
 
     def show_map(self, view: MapView) -> None:
         """Its points and the extents of its experts."""
@@ -71,14 +125,6 @@ class Recording:
         self._figures(result)
         text = f'{result.state}: {", ".join(result.reasons) or ("published" if shown else "not published")}'
         self._stream.log('status', self._rr.TextLog(text, level='INFO' if shown else 'WARN'))
-
-    def close(self) -> None:
-        """The whole paths, and all that is not written yet."""
-        self._strip('map/path', list(self._path), shapes.GREEN)
-        if self._reference:
-            self._stream.log('map/reference', self._rr.LineStrips3D([np.array(self._reference)], colors=(255, 255, 255)), static=True)
-        self._stream.flush()
-        self._stream.disconnect()
 
     def _image(self, result: FrameResult, frame: Frame, support: Support) -> None:
         drawn = shapes.with_support(frame.image, support, shapes.caption(support, result.state, result.reasons))
