@@ -18,6 +18,7 @@ from dsac_ros.data.storage import standard_types
 from dsac_ros.data.transforms import quat_xyzw_of
 from dsac_ros.errors import DataError
 from dsac_ros.records import Camera, Frame
+from dsac_ros.replacing import check_replaceable, move_into_place
 
 COLOUR_TOPIC, INFO_TOPIC = '/camera/color/image_raw', '/camera/color/camera_info'
 DEPTH_TOPIC = '/camera/depth/image_raw'  # registered to colour
@@ -71,37 +72,21 @@ class BagWriter:
                 return
             with self._writable():
                 self._writer.close()
-                self._move_into_place()
+                self._check_place()  # others may have written there meanwhile
+                move_into_place(self._scratch / self.path.name, self.path)
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _check_place(self) -> None:
         """Raise DataError unless nothing is there, or with `overwrite` what may be replaced."""
         with self._writable():
+            check_replaceable(self.path)
             if not self.path.exists():
                 return
             if not self.overwrite:
                 raise DataError(f'{self.path} exists already; choose another name, remove it, or ask for it to be overwritten')
             if not (self.path / 'metadata.yaml').is_file() and not (self.path.is_dir() and not any(self.path.iterdir())):
                 raise DataError(f'{self.path}: is no bag (it has no metadata.yaml) and is left alone; choose another name')
-
-    def _move_into_place(self) -> None:
-        """Rename the new bag; an old one steps aside first and is deleted last."""
-        self._check_place()  # others may have written there meanwhile
-        new, retired = self._scratch / self.path.name, self._scratch.with_name(self._scratch.name + '.old')
-        if not self.path.exists():
-            new.rename(self.path)
-            return
-        self.path.rename(retired)
-        try:
-            new.rename(self.path)
-        except BaseException:
-            retired.rename(self.path)
-            raise
-        if retired.is_symlink():
-            retired.unlink()  # and not the bag that it leads to
-        else:
-            shutil.rmtree(retired, ignore_errors=True)
 
     @contextmanager
     def _writable(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from dsac_ros.errors import DataError
 from dsac_ros.evaluation import page, tables
 from dsac_ros.evaluation.metrics import summarise_latency, summarise_poses
 from dsac_ros.evaluation.records import FrameResult
+from dsac_ros.replacing import check_replaceable, move_into_place
 
 FILES = ('est.tum', 'ref.tum', 'per_frame.csv', 'timing.csv', 'metrics.json', 'summary.json', 'report.html')
 # What two offline runs on one machine write byte for byte alike; the other files hold clock readings.
@@ -41,7 +41,7 @@ def write_results(folder: Path, results: Sequence[FrameResult], run: Mapping[str
         tables.write_json(part / 'metrics.json', poses)
         tables.write_json(part / 'summary.json', summary)
         (part / 'report.html').write_text(page.render(results, summary), encoding='utf-8')
-        _move_into_place(part, folder)
+        move_into_place(part, folder)
     except OSError as error:
         raise DataError(f'{folder}: cannot be written: {error.strerror}') from error
     finally:
@@ -52,6 +52,7 @@ def write_results(folder: Path, results: Sequence[FrameResult], run: Mapping[str
 def check_place(folder: Path, overwrite: bool) -> None:
     """Raise DataError unless results can be written to `folder`, and may: it is absent, empty, or older results with `overwrite`."""
     try:
+        check_replaceable(folder)
         _check_contents(folder, overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder.parent).close()
@@ -111,14 +112,3 @@ def _check_contents(folder: Path, overwrite: bool) -> None:
         raise DataError(f'{folder}: is not a results folder (it holds {found}) and is left alone; choose another --out')
     if not overwrite:
         raise DataError(f'{folder}: holds older results; pass --overwrite to replace them, or choose another --out')
-
-
-def _move_into_place(part: Path, folder: Path) -> None:
-    """Rename `part` to `folder`; older results step aside first and are deleted last."""
-    aside = None
-    if folder.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.old.', dir=folder.parent))
-        os.replace(folder, aside)
-    os.replace(part, folder)
-    if aside:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -26,6 +26,7 @@ from dsac_ros.networks.encoder import CHANNELS, shared_encoder
 from dsac_ros.networks.expert import Expert
 from dsac_ros.networks.gating import DIMENSIONS as GATING_DIMENSIONS
 from dsac_ros.networks.gating import Prototypes
+from dsac_ros.replacing import check_replaceable, move_into_place
 
 MAX_EXPERT_BYTES = 64 << 20
 MAX_GATING_BYTES = 1 << 20
@@ -85,17 +86,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Pat
                 file.flush()
                 os.fsync(file.fileno())  # an old map is removed below, and a power cut must not leave neither
         temporary.chmod(0o755)
-        if path.exists():
-            retired = temporary.with_name(temporary.name + '.old')
-            os.rename(path, retired)
-            try:
-                os.rename(temporary, path)
-            except OSError:
-                os.rename(retired, path)
-                raise
-            shutil.rmtree(retired)
-        else:
-            os.rename(temporary, path)
+        move_into_place(temporary, path)
     except OSError as error:
         raise MapError(f'{path}: cannot be written: {error.strerror}') from error
     finally:
@@ -105,6 +96,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes | Pat
 def check_place(path: Path, overwrite: bool) -> None:
     """Raise MapError where save_map could not write, before the minutes of work and not after."""
     try:
+        check_replaceable(path)
         if path.exists() and not (overwrite and (path / FILE).is_file()):
             raise MapError(f'{path}: exists already{"" if not overwrite else " and is no map"}; choose another --out'
                            f'{" or --overwrite" if not overwrite else ""}')

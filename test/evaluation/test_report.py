@@ -4,6 +4,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -209,6 +210,35 @@ def test_older_results_are_replaced_only_when_asked(tmp_path, run_of_60, no_page
     write(folder, run_of_60[:10], overwrite=True)
     assert read_strict(folder / 'summary.json')['frames'] == 10
     assert [p.name for p in tmp_path.iterdir()] == ['r']
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path, run_of_60, no_page):
+    write(tmp_path / 'v1', run_of_60)
+    (tmp_path / 'current').symlink_to('v1')
+    write(tmp_path / 'current', run_of_60[:10], overwrite=True)
+    assert [read_strict(tmp_path / name / 'summary.json')['frames'] for name in ('current', 'v1')] == [10, 60]
+    assert not (tmp_path / 'current').is_symlink() and sorted(p.name for p in tmp_path.iterdir()) == ['current', 'v1']
+
+
+def test_older_results_are_back_where_the_new_ones_cannot_be_moved(tmp_path, run_of_60, no_page, monkeypatch):
+    folder, rename = tmp_path / 'r', os.rename
+    write(folder, run_of_60)
+
+    def failing(source, target):
+        if target == folder and '.old.' not in str(source):
+            raise OSError(5, 'Input/output error')
+        rename(source, target)
+    for name in ('rename', 'replace'):
+        monkeypatch.setattr(os, name, failing)
+    with pytest.raises(DataError, match='r: cannot be written: Input/output error'):
+        write(folder, run_of_60[:10], overwrite=True)
+    assert read_strict(folder / 'summary.json')['frames'] == 60 and [p.name for p in tmp_path.iterdir()] == ['r']
+
+
+def test_the_working_directory_is_no_place_for_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match=r'^\.: cannot be written: .*working directory'):
+        report.check_place(Path('.'), overwrite=False)
 
 
 def test_a_stranger_s_folder_is_left_alone(tmp_path, run_of_60, no_page):

@@ -478,10 +478,22 @@ def test_a_failed_overwrite_keeps_the_old_map(path: Path, monkeypatch: pytest.Mo
     assert sorted(p.name for p in path.parent.iterdir()) == ['kitchen.dsacmap']
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_overwriting_a_link_leaves_the_map_that_it_leads_to(path: Path) -> None:
+    link = path.parent / 'current'
+    link.symlink_to(path.name)
+    saved(link, 1, overwrite=True)
+    for place, seed in ((link, 1), (path, 0)):
+        torch.testing.assert_close(load_map(place).expert.centres, expert(seed).centres)
+    assert not link.is_symlink() and sorted(p.name for p in path.parent.iterdir()) == ['current', 'kitchen.dsacmap']
+
+
+def test_a_place_that_cannot_be_written(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'file').write_text('')
     with pytest.raises(MapError, match=r'm\.dsacmap: cannot be written'):
         saved(tmp_path / 'file' / 'm.dsacmap')
+    monkeypatch.chdir(path)
+    with pytest.raises(MapError, match=r'^\.: cannot be written: .* the working directory'):
+        module.check_place(Path('.'), overwrite=True)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
