@@ -56,31 +56,34 @@ def _add(options: argparse.Namespace) -> int:
     from dsac_ros.data.opening import source_from
     from dsac_ros.data.transforms import matrix_from
     from dsac_ros.errors import MapError
-    from dsac_ros.maps.editing import add_experts
-    from dsac_ros.maps.manifest import FILE, check_name, read_manifest
+    from dsac_ros.maps.editing import add_experts, check_addable
+    from dsac_ros.maps.manifest import FILE, read_manifest
 
     site, place = Path(options.site), options.site_from_map
     site_from_map = None if place is None else matrix_from(place[:3], place[3:])
-    manifest = read_manifest(site)
     if (Path(options.source) / FILE).is_file():
         added = add_experts(site, Path(options.source), options.name, site_from_map)
     else:
-        mapping, name = mapping_options(options), check_name(options.name or expert_name(options.source))
-        # Before the minutes of work, not after.
-        if name in [entry.name for entry in manifest.entries]:
-            raise MapError(f'{site}: has an expert {name!r}; give another --name, or remove that one first')
+        mapping, name = mapping_options(options), options.name or expert_name(options.source)
+        manifest = check_addable(site, name, site_from_map)
         frame = source_from(options.source, options, require_poses=True, load_depth=False).map_frame
         if site_from_map is None and frame != manifest.frame_id:
             raise MapError(f'{options.source}: its poses are in frame {frame!r}, those of the site in {manifest.frame_id!r}; say where the '
                            'one lies in the other with --site-from-map')
+        same_place = '' if place is None else ', with the same --site-from-map,'
         work = site.with_name(site.name + '.added')  # not where `dsac-ros map` keeps rooms, which may have one of this name
         room = work / f'{name}.dsacmap'
-        map_room(options.source, str(room), name, options, mapping, overwrite=room.is_dir())
-        added = add_experts(site, room, name, site_from_map)
-        shutil.rmtree(room)
-        with suppress(OSError):  # another `dsac-ros maps add` may be at work
-            work.rmdir()
-    print(f'{site}: {", ".join(added)} added, {len(manifest.entries) + len(added)} experts')
+        try:
+            map_room(options.source, str(room), name, options, mapping, overwrite=room.is_dir())
+            try:
+                added = add_experts(site, room, name, site_from_map)
+            except MapError as error:
+                raise MapError(f'{error}; the new room is kept, and `dsac-ros maps add {site} {room}`{same_place} adds it later') from error
+            shutil.rmtree(room)
+        finally:
+            with suppress(OSError):  # a room is kept there, or another `dsac-ros maps add` is at work
+                work.rmdir()
+    print(f'{site}: {", ".join(added)} added, {len(read_manifest(site).entries)} experts')
     return 0
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,24 +51,38 @@ def origins(path: Path, site_frame: str, name: str | None = None, site_from_here
                        'in the other with --site-from-map')
     if name is not None and len(manifest.entries) > 1:
         raise MapError(f'{path}: has {len(manifest.entries)} experts, a name is for one')
+    _check_gating(path, manifest)
     found = []
     for entry in manifest.entries:
-        if not entry.gating_sha256:
-            raise MapError(f'{path}: expert {entry.name!r} has no gating file to tell it from others; map it again with this version')
         load_expert(path, manifest.frame_id, entry)
         load_prototypes(path, entry)
-        new_name = check_name(name or entry.name)
         moved = entry if site_from_here is None else placed(entry, site_from_here @ entry.site_from_map_44)
-        found.append(Origin(path, entry, replace(moved, name=new_name, file=f'experts/{new_name}.safetensors')))
+        found.append(Origin(path, entry, _renamed(moved, name or entry.name)))
     return found
+
+
+def check_addable(site: Path, name: str, site_from_map: np.ndarray | None = None) -> Manifest:
+    """Raise MapError where add_experts could not add an expert that is still to be made: before the minutes of work and not after.
+
+    Returns the manifest of the site. site_from_map: where the frame of the expert lies in that of the site; None: they are one.
+    """
+    manifest = read_manifest(site)
+    _check_gating(site, manifest)
+    new = _renamed(manifest.entries[0], name)
+    _distinct([*manifest.entries, new if site_from_map is None else placed(new, site_from_map)])
+    for folder in (site, *(site / name for name in FOLDERS)):
+        try:
+            if folder.is_dir():
+                tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise MapError(f'{folder}: cannot be written: {error.strerror}') from error
+    return manifest
 
 
 def add_experts(site: Path, source: Path, name: str | None = None, site_from_map: np.ndarray | None = None) -> list[str]:
     """Copy the experts of another map into this one; their names here. Raises MapError, and then nothing has changed."""
     with changing(site) as manifest:
-        blind = [entry.name for entry in manifest.entries if not entry.gating_sha256]
-        if blind:
-            raise MapError(f'{site}: expert {blind[0]!r} has no gating file to tell it from others; map it again with this version')
+        _check_gating(site, manifest)
         added = origins(source, manifest.frame_id, name, site_from_map)
         entries = _distinct([*manifest.entries, *(origin.goes_to for origin in added)])
         for origin in added:
@@ -138,6 +153,17 @@ def problems(site: Path) -> list[str]:
     named = {site / file for entry in manifest.entries for file in (entry.file, entry.gating_file, entry.training_file)}
     there = {file for folder in FOLDERS for file in (site / folder).glob('*')} | {file for file in site.glob(f'.{FILE}.*')}
     return found + [f'{file}: no expert of the manifest; left over, it may be removed' for file in sorted(there - named)]
+
+
+def _check_gating(path: Path, manifest: Manifest) -> None:
+    """Raise MapError where an expert cannot be told from others."""
+    for entry in manifest.entries:
+        if not entry.gating_sha256:
+            raise MapError(f'{path}: expert {entry.name!r} has no gating file to tell it from others; map it again with this version')
+
+
+def _renamed(entry: ExpertEntry, name: str) -> ExpertEntry:
+    return replace(entry, name=check_name(name), file=f'experts/{name}.safetensors')
 
 
 def _distinct(entries: Sequence[ExpertEntry]) -> tuple[ExpertEntry, ...]:

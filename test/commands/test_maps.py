@@ -28,7 +28,7 @@ from dsac_ros.data import opening  # noqa: E402
 from dsac_ros.data.writing import BagWriter  # noqa: E402
 from dsac_ros.errors import DataError  # noqa: E402
 from dsac_ros.maps.bundle import load_map  # noqa: E402
-from dsac_ros.maps.manifest import read_manifest  # noqa: E402
+from dsac_ros.maps.manifest import changing, read_manifest  # noqa: E402
 
 QUICK = [f'--set={name}={value}' for name, value in {**rooms.TINY, 'steps': 5, 'landmarks': 100}.items() if name != 'seed']
 
@@ -216,22 +216,49 @@ def test_a_large_recording_becomes_an_expert_for_each_part(tmp_path: Path, capfd
     assert 15 < right - left < 25
 
 
+@pytest.mark.parametrize('placed', [False, True])
+def test_a_room_that_cannot_be_added_after_all_is_kept(bags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placed: bool,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    site, room = tmp_path / 'site.dsacmap', tmp_path / 'site.dsacmap.added' / 'lab.dsacmap'
+    saved(site, name='hall')
+    monkeypatch.setattr(maps, 'map_room', lambda source, out, name, *_, overwrite: saved(Path(out), name=name))
+    place = ['--site-from-map', *'1230001'] if placed else []
+    with changing(site):
+        assert cli.main(['maps', 'add', str(site), 'lab', *place]) == 1
+    err = capsys.readouterr().err
+    words = ', with the same --site-from-map, adds it' if placed else ' adds it'
+    assert 'another process is changing this map' in err and f'`dsac-ros maps add {site} {room}`{words}' in err and err.count('\n') == 1
+    assert cli.main(['maps', 'add', str(site), str(room), *place]) == 0 and names(site) == ['hall', 'lab']
+    assert read_manifest(site).entries[1].site_from_map_44[0, 3] == placed
+
+
+def test_a_room_that_cannot_be_mapped_leaves_nothing_beside_the_site(bags: dict[str, Any], tmp_path: Path,
+                                                                     capsys: pytest.CaptureFixture[str]) -> None:
+    bags['dark'] = rooms.ListSource(rooms.tiny_frames()[:3])
+    saved(tmp_path / 'site.dsacmap', name='hall')
+    assert cli.main(['maps', 'add', str(tmp_path / 'site.dsacmap'), 'dark', '--device', 'cpu', *QUICK]) == 1
+    assert '3 usable frames' in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ['site.dsacmap']
+
+
 def test_mistakes_are_told_before_the_work(bags: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bags['attic'] = SimpleNamespace(map_frame='attic')
-    site = tmp_path / 'hall.dsacmap'
+    site, blind = tmp_path / 'hall.dsacmap', tmp_path / 'blind.dsacmap'
     saved(site, name='hall')
+    saved(blind, name='blind', prototypes=None)
     for arguments, words in ((['map', 'hall', 'attic', '--out', str(tmp_path / 'new')], 'different frames, attic, map'),
                              (['map', 'hall', 'lab', '--out', str(site)], 'exists already'),
                              (['maps', 'add', str(site), 'attic'], '--site-from-map'),
-                             (['maps', 'add', str(site), 'hall'], "has an expert 'hall'"),
+                             (['maps', 'add', str(site), 'hall'], "two experts would be called 'hall'"),
                              (['maps', 'add', str(site), 'lab', '--name', '../lab'], 'expert name'),
                              (['maps', 'add', str(tmp_path / 'none'), 'lab'], 'manifest.yaml is missing'),
                              (['maps', 'add', str(site), 'lab', '--set', 'step=4'], 'did you mean steps?'),
+                             (['maps', 'add', str(blind), 'lab'], 'no gating file'),
+                             (['maps', 'add', str(site), 'lab', '--site-from-map', '1e12', *'230001'], 'site_from_map'),
                              (['maps', 'add', str(site), 'lab', '--site-from-map', *'1230000'], 'quaternion')):
         assert cli.main(arguments) == 1
         err = capsys.readouterr().err
         assert words in err and err.count('\n') == 1, err
-    assert not bags['opened'].total() and [p.name for p in tmp_path.iterdir()] == ['hall.dsacmap']
+    assert not bags['opened'].total() and {p.name for p in tmp_path.iterdir()} == {'hall.dsacmap', 'blind.dsacmap'}
 
 
 def test_maps_are_added_merged_listed_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from small import expert, saved
 from dsac_ros.errors import MapError
 from dsac_ros.maps import editing, manifest
 from dsac_ros.maps.bundle import load_map
-from dsac_ros.maps.editing import add_experts, merge_sites, problems, remove_expert
+from dsac_ros.maps.editing import add_experts, check_addable, merge_sites, problems, remove_expert
 from dsac_ros.maps.manifest import changing, read_manifest
 
 
@@ -114,9 +115,23 @@ def test_no_more_experts_than_a_map_can_be_read_with(site: Path, tmp_path: Path,
     before = hashes(site)
     saved(tmp_path / 'more.dsacmap', name='more')
     monkeypatch.setattr(editing, 'MAX_EXPERTS', len(read_manifest(site).entries))
-    with pytest.raises(MapError, match='experts would be in one map, expected at most'):
-        add_experts(site, tmp_path / 'more.dsacmap')
+    for add in (lambda: add_experts(site, tmp_path / 'more.dsacmap'), lambda: check_addable(site, 'more')):
+        with pytest.raises(MapError, match='experts would be in one map, expected at most'):
+            add()
     assert hashes(site) == before
+
+
+@pytest.mark.parametrize('folder', ['', 'experts', 'gating'])
+def test_a_site_that_cannot_be_written_is_told_before_the_work(site: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    def denied(dir: Path) -> Any:  # root may write everywhere
+        if dir == site / folder:
+            raise PermissionError(13, 'Permission denied')
+        return BytesIO()
+
+    assert check_addable(site, 'lab').frame_id == 'map'
+    monkeypatch.setattr(editing.tempfile, 'TemporaryFile', denied)
+    with pytest.raises(MapError, match=f'{site / folder}: cannot be written: Permission denied'):
+        check_addable(site, 'lab')
 
 
 @pytest.mark.parametrize('fail_at', [1, 2, 3, 4])
