@@ -84,31 +84,17 @@ def decode_camera(camera_info: Any, rectified: bool = False) -> Camera:
 
     rectified: the image is a rectified one (image_rect), which P describes and not K and D. Raises DecodeError.
     """
-    name, k = 'K', np.asarray(camera_info.k, np.float64).ravel()
+    where, k = 'camera_info (K)', np.asarray(camera_info.k, np.float64)
     if rectified:
-        name, k = 'P', np.asarray(camera_info.p, np.float64).reshape(3, 4)[:, :3].ravel()
-    d = np.asarray(camera_info.d, np.float64).ravel()
-    width, height = int(camera_info.width), int(camera_info.height)
-    if width <= 0 or height <= 0:
-        raise DecodeError(f'camera_info gives the image size {width} x {height}; expected the size of the calibrated image')
-    if not (np.isfinite(k).all() and np.isfinite(d).all()):
-        raise DecodeError(f'camera_info is not finite: {name} {k.tolist()}, D {d.tolist()}; calibrate the camera')
-    if k[0] <= 0 or k[4] <= 0:
-        raise DecodeError(f'camera_info has the focal lengths {k[0]:g} and {k[4]:g} in {name}; expected positive ones: the camera is not '
-                          'calibrated')
-    focal, largest = sorted((k[0], k[4])), max(width, height)
-    centred = abs(k[2] / width - 0.5) <= 1 and abs(k[5] / height - 0.5) <= 1
-    if not (MIN_FOCAL * largest <= focal[0] and focal[1] <= MAX_FOCAL * largest and centred):
-        raise DecodeError(f'camera_info: no lens has the focal lengths {k[0]:g} and {k[4]:g} and the centre ({k[2]:g}, {k[5]:g}) in an '
-                          f'image of {width} x {height} ({name}); calibrate the camera')
-    model, coefficients = ('none', ()) if rectified else _distortion(camera_info.distortion_model, d)
-    camera = Camera(width, height, float(k[0]), float(k[4]), float(k[2]), float(k[5]), model, coefficients)
+        where, k = 'camera_info (P)', np.asarray(camera_info.p, np.float64).reshape(3, 4)[:, :3]
+    model, d = ('none', np.zeros(0)) if rectified else (camera_info.distortion_model, np.asarray(camera_info.d, np.float64))
+    camera = checked_camera(int(camera_info.width), int(camera_info.height), k.reshape(3, 3), model, d.ravel(), where)
     roi = camera_info.roi
     if roi.width and roi.height:
-        if roi.x_offset + roi.width > width or roi.y_offset + roi.height > height:
+        if roi.x_offset + roi.width > camera.width or roi.y_offset + roi.height > camera.height:
             raise DecodeError(f'camera_info\'s region of interest {roi.width} x {roi.height} at ({roi.x_offset}, {roi.y_offset}) leaves '
                               'the image '
-                              f'of {width} x {height}')
+                              f'of {camera.width} x {camera.height}')
         camera = camera.cropped(int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height))
     bin_x, bin_y = max(1, int(camera_info.binning_x)), max(1, int(camera_info.binning_y))
     columns, lines = camera.width // bin_x, camera.height // bin_y
@@ -118,23 +104,47 @@ def decode_camera(camera_info: Any, rectified: bool = False) -> Camera:
     return camera.cropped(0, 0, columns * bin_x, lines * bin_y).resized(columns, lines)
 
 
+def checked_camera(width: int, height: int, k: np.ndarray, model: str, d: np.ndarray, where: str) -> Camera:
+    """The camera of a calibration, which has to be that of some lens.
+
+    Args:
+        width, height: of the image [px]. k: (3, 3) float64 camera matrix. model, d: ROS's name of the distortion and its (n,) coefficients.
+        where: they stand, for the message.
+
+    Raises DecodeError.
+    """
+    fx, fy, cx, cy = (float(v) for v in (k[0, 0], k[1, 1], k[0, 2], k[1, 2]))
+    if width <= 0 or height <= 0:
+        raise DecodeError(f'{where} gives the image size {width} x {height}; expected the size of the calibrated image')
+    if not (np.isfinite(k).all() and np.isfinite(d).all()):
+        raise DecodeError(f'{where} is not finite: {k.ravel().tolist()}, distortion {d.tolist()}; calibrate the camera')
+    if fx <= 0 or fy <= 0:
+        raise DecodeError(f'{where} has the focal lengths {fx:g} and {fy:g}; expected positive ones: the camera is not calibrated')
+    focal, largest = sorted((fx, fy)), max(width, height)
+    centred = abs(cx / width - 0.5) <= 1 and abs(cy / height - 0.5) <= 1
+    if not (MIN_FOCAL * largest <= focal[0] and focal[1] <= MAX_FOCAL * largest and centred):
+        raise DecodeError(f'{where}: no lens has the focal lengths {fx:g} and {fy:g} and the centre ({cx:g}, {cy:g}) in an image of '
+                          f'{width} x {height}; calibrate the camera')
+    return Camera(width, height, fx, fy, cx, cy, *_distortion(model, d, where))
+
+
 def is_rectified(topic: str) -> bool:
     """Whether a topic, by its resolved name, has rectified images: they share the camera_info of the raw ones, which does not tell."""
     return any(part.startswith('rect') for part in base_name(topic).rpartition('/')[2].split('_'))
 
 
-def _distortion(name: str, d: np.ndarray) -> tuple[str, tuple[float, ...]]:
+def _distortion(name: str, d: np.ndarray, where: str) -> tuple[str, tuple[float, ...]]:
     """ROS's model and coefficients -> those of records.Camera; a polynomial of zeros is a pinhole."""
     model = MODELS.get(name.strip().lower())
     if model is None:
-        raise DecodeError(f'unknown distortion model {name!r} in camera_info; expected {", ".join(m for m in MODELS if m)}')
+        raise DecodeError(f'{where} has the unknown distortion model {name!r}; expected {", ".join(m for m in MODELS if m)}')
     if model != 'equidistant' and not d.any():
         return 'none', ()
     if model == 'rational_polynomial' and len(d) in (12, 14) and not d[8:].any():
         d = d[:8]  # OpenCV's thin prism and tilt, switched off
     if len(d) not in COEFFICIENTS[model]:
         expected = ' or '.join(map(str, COEFFICIENTS[model])) or 'no'
-        raise DecodeError(f'camera_info has {len(d)} distortion coefficients for {name!r}; expected {expected}')
+        raise DecodeError(f'{where} has {len(d)} distortion coefficients for {name!r}; expected {expected}')
     return model, tuple(d.tolist())
 
 

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import torch
 
+from dsac_ros.data.decode import checked_camera
 from dsac_ros.data.transforms import matrix_from
-from dsac_ros.errors import DataError
+from dsac_ros.errors import DataError, DecodeError
 from dsac_ros.geometry.se3 import nearest_rotation
 from dsac_ros.records import Camera, Frame
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 FIRST_STAMP_NS, FRAME_NS = 1_000_000_000, 33_333_333
 # The colour camera of 7-Scenes as its authors give it; used where the folder has no camera-intrinsics.txt.
 SEVEN_SCENES_CAMERA = Camera(640, 480, 525.0, 525.0, 320.0, 240.0)
+INTRINSICS = {'width': int, 'height': int, 'fx': float, 'fy': float, 'cx': float, 'cy': float}  # of intrinsics.json, and how they are read
+DISTORTION = ('distortion_model', 'distortion')
 PoseReader = Callable[[], 'np.ndarray | None']
 
 
@@ -106,12 +109,17 @@ def _plain_camera(path: Path) -> Camera:
     file = path / 'intrinsics.json'
     try:
         values = json.loads(_text(file))
-        camera = Camera(int(values['width']), int(values['height']), *(float(values[key]) for key in ('fx', 'fy', 'cx', 'cy')))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f'{file}: expected JSON with fx, fy, cx, cy, width, height; {type(error).__name__}: {error}') from error
-    if not (camera.fx > 0 and camera.fy > 0 and camera.width > 0 and camera.height > 0 and np.isfinite(camera.matrix()).all()):
-        raise DataError(f'{file}: expected positive finite focal lengths and sizes, found {values}')
-    return camera
+        if unknown := sorted({*values} - {*INTRINSICS, *DISTORTION}):
+            raise ValueError(f'unknown {", ".join(unknown)}')
+        width, height, fx, fy, cx, cy = (convert(values[key]) for key, convert in INTRINSICS.items())
+        distortion = np.array(values.get('distortion', []), np.float64).ravel()
+        model = values['distortion_model'] if distortion.size else values.get('distortion_model', 'none')
+        return checked_camera(width, height, np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), str(model), distortion, str(file))
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(f'{file}: expected JSON with {", ".join(INTRINSICS)} and perhaps {", ".join(DISTORTION)}; '
+                        f'{type(error).__name__}: {error}') from error
+    except DecodeError as error:
+        raise DataError(str(error)) from error
 
 
 def _plain_entries(path: Path, split: str | None) -> list[Entry]:

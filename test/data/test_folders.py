@@ -28,9 +28,13 @@ def plain(path: Path, frames: tuple[str, ...] = ('000007', '000003', '000012')) 
         cv2.imwrite(str(path / 'depth' / f'{name}.png'), DEPTH_MM)
         lines.append(f'{name} {int(name)} 2 3 0 0 0.6 0.8')
     (path / 'poses.txt').write_text('\n'.join(lines) + '\n')
-    (path / 'intrinsics.json').write_text(json.dumps(dict(fx=20.0, fy=21.0, cx=7.5, cy=5.5, width=16, height=12)))
+    (path / 'intrinsics.json').write_bytes(intrinsics())
     (path / 'splits.json').write_text(json.dumps(dict(train=['000012', '000003'], val=['000007'])))
     return path
+
+
+def intrinsics(**changed: object) -> bytes:
+    return json.dumps({**dict(fx=20.0, fy=21.0, cx=7.5, cy=5.5, width=16, height=12), **changed}).encode()
 
 
 def scenes(path: Path, frames: int = 3, size: tuple[int, int] = (640, 480)) -> Path:
@@ -59,6 +63,17 @@ def test_plain_folder(tmp_path: Path) -> None:
     np.testing.assert_allclose(frames[0].depth, DEPTH_MM / 1000, rtol=1e-6)
     # A quarter of a turn and more about z, independent of any library: cos = 1 - 2 * 0.36, sin = 2 * 0.6 * 0.8.
     np.testing.assert_allclose(frames[0].map_from_camera, [[0.28, -0.96, 0, 3], [0.96, 0.28, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]], atol=1e-12)
+
+
+@pytest.mark.parametrize(('given', 'model', 'distortion'), [
+    (dict(distortion_model='plumb_bob', distortion=[0.1, -0.2, 0.001, 0.002, 0.03]), 'plumb_bob', (0.1, -0.2, 0.001, 0.002, 0.03)),
+    (dict(distortion_model='fisheye', distortion=[0, 0, 0, 0]), 'equidistant', (0.0,) * 4),
+    (dict(distortion_model='plumb_bob', distortion=[0] * 5), 'none', ()),
+    (dict(distortion_model='none'), 'none', ()), (dict(distortion=[], distortion_model='none'), 'none', ())])
+def test_a_lens_that_distorts(tmp_path: Path, given: dict, model: str, distortion: tuple[float, ...]) -> None:
+    room = plain(tmp_path / 'room')
+    (room / 'intrinsics.json').write_bytes(intrinsics(**given))
+    assert next(iter(open_source(room))).camera == Camera(16, 12, 20, 21, 7.5, 5.5, model, distortion)
 
 
 def test_splits(tmp_path: Path) -> None:
@@ -90,6 +105,14 @@ def test_no_depth_and_no_pose_are_counted(tmp_path: Path) -> None:
     ('intrinsics.json', b'{', 'expected JSON'),
     ('intrinsics.json', b'{"fx": 1}', 'fy'),
     ('intrinsics.json', b'{"fx": 0, "fy": 1, "cx": 1, "cy": 1, "width": 16, "height": 12}', 'positive'),
+    ('intrinsics.json', intrinsics(fx=2000), 'no lens has'),
+    ('intrinsics.json', intrinsics(cx=float('nan')), 'not finite'),
+    ('intrinsics.json', intrinsics(width=float('inf')), 'OverflowError'),
+    ('intrinsics.json', intrinsics(k1=0.1), 'distortion_model, distortion; ValueError: unknown k1'),
+    ('intrinsics.json', intrinsics(distortion=[0.1] * 5), "KeyError: 'distortion_model'"),
+    ('intrinsics.json', intrinsics(distortion_model='plumb_bob', distortion=[0.1] * 3), '3 distortion coefficients .* 4 or 5'),
+    ('intrinsics.json', intrinsics(distortion_model='magic', distortion=[0.1]), "unknown distortion model 'magic'"),
+    ('intrinsics.json', intrinsics(distortion_model='plumb_bob', distortion='strong'), 'strong'),
     ('intrinsics.json', b'{"fx": 20, "fy": 20, "cx": 1, "cy": 1, "width": 15, "height": 12}', '000003.jpg: 16 x 12 pixels.*15 x 12'),
     ('poses.txt', b'000003 1 2 3', 'poses.txt:1: expected frame_id'),
     ('poses.txt', b'\n000003 1 2 3 0 0 0 x', 'poses.txt:2'),
