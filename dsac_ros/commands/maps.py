@@ -54,6 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _add(options: argparse.Namespace) -> int:
     from dsac_ros.data.opening import source_from
+    from dsac_ros.data.storage import readable
     from dsac_ros.data.transforms import matrix_from
     from dsac_ros.errors import MapError
     from dsac_ros.maps.editing import add_experts, check_addable
@@ -61,7 +62,9 @@ def _add(options: argparse.Namespace) -> int:
 
     site, place = Path(options.site), options.site_from_map
     site_from_map = None if place is None else matrix_from(place[:3], place[3:])
-    if (Path(options.source) / FILE).is_file():
+    with readable(Path(options.source)):
+        is_map = (Path(options.source) / FILE).is_file()
+    if is_map:
         added = add_experts(site, Path(options.source), options.name, site_from_map)
     else:
         mapping, name = mapping_options(options), options.name or expert_name(options.source)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dsac_ros.config import LOCALIZER_GROUPS, build_groups, parse_settings
 from dsac_ros.data.opening import add_source_arguments, source_from
+from dsac_ros.data.storage import readable
 from dsac_ros.errors import DataError, DsacError, MapError
 from dsac_ros.evaluation.replay import ThinnedSource, choose_modality, replay
 from dsac_ros.evaluation.tables import read_per_frame
@@ -36,10 +37,8 @@ def run(options: argparse.Namespace) -> int:
         raise DsacError(f'--every {options.every} --frames {options.frames}: expected at least 1 and 0')
     if options.out is not None:
         _check_place(options.out, options.overwrite)
-    try:
+    with readable(options.what):
         is_results = (options.what / 'summary.json').is_file()
-    except OSError as error:
-        raise DataError(f'{options.what}: cannot be read: {error.strerror}') from error
     frames = (_look_back if is_results else _look)(options)
     if options.out is not None:
         print(f'{frames} frames: {options.out.resolve()}, to be opened by: rerun {options.out}')

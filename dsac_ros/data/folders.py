@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from dsac_ros.data.decode import checked_camera
+from dsac_ros.data.storage import readable
 from dsac_ros.data.transforms import matrix_from
 from dsac_ros.errors import DataError, DecodeError
 from dsac_ros.geometry.se3 import nearest_rotation
@@ -78,7 +79,8 @@ class FolderSource:
             image = _read_image(entry.image, self.camera)
             depth = None
             if self.load_depth:
-                depth = _read_depth(entry.depth, image.shape[:2]) if entry.depth and entry.depth.is_file() else None
+                with readable(self.path):
+                    depth = _read_depth(entry.depth, image.shape[:2]) if entry.depth and entry.depth.is_file() else None
                 if depth is None:
                     self._warn('no_depth', f'{entry.depth or self.path / "depth"}: no depth image for some frames')
             map_from_camera = entry.read_pose()

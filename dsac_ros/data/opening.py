@@ -10,6 +10,7 @@ from dsac_ros.config import SourceOptions
 from dsac_ros.data.bags import SLOP_MS, BagSource
 from dsac_ros.data.folders import FolderSource, is_folder_source
 from dsac_ros.data.source import FrameSource
+from dsac_ros.data.storage import readable
 from dsac_ros.data.topics import BagTopics
 from dsac_ros.errors import DataError
 
@@ -26,19 +27,20 @@ def open_source(path: str | Path, split: str | None = None, require_poses: bool 
         load_depth: False leaves depth unread. topics: for bags whose topics cannot be told by type and name.
         slop_ms: of bags, the largest difference of the stamps of a colour and a depth image that are one frame.
 
-    Raises DataError where nothing known is found.
+    Raises DataError where nothing known is found, or it cannot be read.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f'{path}: no such file or folder')
-    is_bag = path.suffix in STORAGE_ENDS if path.is_file() else (path / 'metadata.yaml').is_file() or any(
-        file.suffix in STORAGE_ENDS for file in path.iterdir())
-    if is_bag:
-        if split is not None:
-            raise DataError(f'{path}: a bag has no splits; leave --split {split} out')
-        return BagSource(path, topics, require_poses=require_poses, load_depth=load_depth, slop_ms=slop_ms)
-    if path.is_dir() and is_folder_source(path):
-        return FolderSource(path, split, require_poses=require_poses, load_depth=load_depth)
+    with readable(path):
+        if not path.exists():
+            raise DataError(f'{path}: no such file or folder')
+        is_bag = path.suffix in STORAGE_ENDS if path.is_file() else (path / 'metadata.yaml').is_file() or any(
+            file.suffix in STORAGE_ENDS for file in path.iterdir())
+        if is_bag:
+            if split is not None:
+                raise DataError(f'{path}: a bag has no splits; leave --split {split} out')
+            return BagSource(path, topics, require_poses=require_poses, load_depth=load_depth, slop_ms=slop_ms)
+        if path.is_dir() and is_folder_source(path):
+            return FolderSource(path, split, require_poses=require_poses, load_depth=load_depth)
     raise DataError(f'{path}: no data found; looked for a rosbag2 (metadata.yaml, *.db3, *.mcap), for rgb/ with intrinsics.json, and for '
                     '7-Scenes '
                     '(frame-XXXXXX.color.png, seq-XX/)')

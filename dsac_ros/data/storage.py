@@ -21,21 +21,32 @@ def standard_types() -> Typestore:
     return get_typestore(Stores.ROS2_JAZZY)
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What the system says where it does not let us look at a path becomes one DataError."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f'{path}: cannot be read: {error.strerror}') from error
+
+
 def _storage_path(path: Path) -> Path:
     """The folder, or its only file where metadata.yaml is missing (a recorder that was killed writes none)."""
     if not path.is_dir() or (path / 'metadata.yaml').is_file():
         return path
-    files = [f for f in sorted(path.iterdir()) if f.suffix in ('.db3', '.mcap')]
+    files = _storage_files(path)
     if len(files) != 1:
         raise DataError(f'{path}: no metadata.yaml and {len(files)} storage files; {ADVICE}')
     return files[0]
 
 
+def _storage_files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if file.suffix in ('.db3', '.mcap')]
+
+
 def _check_length(file: Path, bag: Path) -> None:
     """Raise DataError where an sqlite3 file is shorter than its header says: sqlite itself reads what is missing as zeros."""
-    if file.suffix != '.db3':
-        return
-    with file.open('rb') as stream:
+    with readable(file), file.open('rb') as stream:
         header = stream.read(100)
     if header[:16] != b'SQLite format 3\0' or header[24:28] != header[92:96]:
         return  # no database, which the reader will say; or written by a program too old to keep the length
@@ -48,10 +59,12 @@ def _check_length(file: Path, bag: Path) -> None:
 @contextmanager
 def opened(path: Path) -> Iterator[Reader]:
     """An open reader; whatever a damaged file makes the parsers raise becomes one DataError."""
-    if not path.exists():
-        raise DataError(f'{path}: no such bag')
-    storage = _storage_path(path)
-    for file in sorted(storage.glob('*.db3')) if storage.is_dir() else [storage]:
+    with readable(path):
+        if not path.exists():
+            raise DataError(f'{path}: no such bag')
+        storage = _storage_path(path)
+        files = _storage_files(storage) if storage.is_dir() else [storage]
+    for file in files:
         _check_length(file, path)
     try:
         reader = Reader(storage)

@@ -253,6 +253,7 @@ def test_mistakes_are_told_before_the_work(bags: dict[str, Any], tmp_path: Path,
                              (['maps', 'add', str(tmp_path / 'none'), 'lab'], 'manifest.yaml is missing'),
                              (['maps', 'add', str(site), 'lab', '--set', 'step=4'], 'did you mean steps?'),
                              (['maps', 'add', str(blind), 'lab'], 'no gating file'),
+                             (['maps', 'add', str(site), 'x' * 300], f'{"x" * 300}: cannot be read: File name too long'),
                              (['maps', 'add', str(site), 'lab', '--site-from-map', '1e12', *'230001'], 'site_from_map'),
                              (['maps', 'add', str(site), 'lab', '--site-from-map', *'1230000'], 'quaternion')):
         assert cli.main(arguments) == 1

@@ -448,6 +448,25 @@ def test_a_bag_cut_short_is_one_error_that_names_it(tmp_path: Path, storage: str
         list(open_source(bag))
 
 
+@pytest.mark.parametrize('name', ['bag.db3', 'bag.mcap'])
+@pytest.mark.parametrize('metadata', [True, False])
+def test_a_storage_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, metadata: bool) -> None:
+    bag = save(tmp_path / 'bag', recording(), 'mcap' if name.endswith('mcap') else 'sqlite3')
+    if not metadata:
+        (bag / 'metadata.yaml').unlink()
+    path_open = Path.open
+
+    def denied(self: Path, *arguments: Any, **options: Any) -> Any:  # root may read everything
+        if self.name == name:
+            raise PermissionError(13, 'Permission denied')
+        return path_open(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, 'open', denied)
+    for path in (bag, bag / name):
+        with pytest.raises(DataError, match=f'^{bag / name}: cannot be read: Permission denied$'):
+            open_source(path)
+
+
 def test_messages_that_metadata_promises_but_the_file_lacks(tmp_path: Path) -> None:
     bag = save(tmp_path / 'bag', recording(6))
     shutil.copy(bag / 'metadata.yaml', tmp_path / 'metadata.yaml')

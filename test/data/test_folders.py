@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -199,6 +200,26 @@ def test_nothing_known_says_what_was_looked_for(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / 'notes.txt'):
         with pytest.raises(DataError, match='metadata.yaml.*intrinsics.json.*7-Scenes'):
             open_source(path)
+
+
+@pytest.mark.parametrize(('step', 'inside'), [('iterdir', '.'), ('iterdir', 'rgb'), ('is_file', 'metadata.yaml'),
+                                              ('is_file', 'depth/000003.png')])
+def test_what_cannot_be_read_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, inside: str) -> None:
+    room, asked = plain(tmp_path / 'room'), getattr(Path, step)
+
+    def denied(self: Path) -> Any:  # root may read everything
+        if self == room / inside:
+            raise PermissionError(13, 'Permission denied')
+        return asked(self)
+
+    monkeypatch.setattr(Path, step, denied)
+    with pytest.raises(DataError, match=f'^{room}: cannot be read: Permission denied$'):
+        list(open_source(room))
+
+
+def test_a_name_that_is_too_long() -> None:
+    with pytest.raises(DataError, match='^x{300}: cannot be read: File name too long$'):
+        open_source('x' * 300)
 
 
 @pytest.mark.parametrize(('name', 'split', 'frames', 'valid'), [
