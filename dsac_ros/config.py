@@ -333,8 +333,8 @@ class FinetuningOptions(Options):
     iterations: int = option(0, 'steps to train, in place of the time; 0 = as many as the time allows', low=0, high=10**8)
     seed: int = option(0, 'of everything that is drawn at random', low=0, high=2**31 - 1)
     max_frames: int = option(200, 'frames kept of a longer recording, evenly spread; 6 MB each with augmented views', low=10, high=100000)
-    held_out_share: float = option(0.1, 'share of the frames kept from training, to choose the best state and to calibrate', low=0.01,
-                                   high=0.5)
+    held_out_share: float = option(0.06, 'share of the frames kept from training, to choose the best state and to calibrate; as large as '
+                                   "mapping's, which then did not train on these either if the recording is the same", low=0.01, high=0.5)
     augmented: int = option(10, 'augmented views of every frame beside the frame itself; with few of them the views are learnt by heart',
                             low=0, high=20)
     batch: int = option(4, 'images in a step', low=1, high=256)

@@ -76,7 +76,8 @@ def run(options: argparse.Namespace) -> int:
     listener = Piped() if options.piped else unwatched
     terminated: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
-    sources = [source_from(path, options, require_poses=True, load_depth=not training.rgb_only) for path in options.sources]
+    # Depth also where it is not trained with: what poses with depth are worth afterwards is measured, too.
+    sources = [source_from(path, options, require_poses=True) for path in options.sources]
     with stop_on_interrupt() as stopped:
         def watch(progress: Progress) -> Wish:
             return Wish.LEAVE if terminated else Wish.FINISH if stopped() else listener(progress)

@@ -31,6 +31,7 @@ LOOK_S = 0.1
 PUBLISH_S = 1.0
 LEAVE_S = 3.0  # launch sends SIGTERM 5 s after SIGINT
 HAND_OVER_S = 10.0  # to find the localizer
+ANSWER_S = 60.0  # for it to load the map
 SILENT_S = 60.0  # a training without a word for so long is worth a look
 STAGES = {'read': FinetuneProgress.STARTING, 'encode': FinetuneProgress.ENCODING, 'train': FinetuneProgress.TRAINING,
           'calibrate': FinetuneProgress.CALIBRATING}
@@ -55,7 +56,8 @@ class FinetunerNode(Node):
         self._state, self._message, self._newest = FinetuneProgress.IDLE, 'not started', Progress('read')
         self._paused = self._refused = False
         self._told_s = self._published_s = 0.0
-        self._seek_until_s: float | None = None  # the localizer that is to load the map
+        self._seek_until_s: float | None = None  # the localizer that is to load the map, and then its answer
+        self._asked: Future | None = None
         self._publisher = self.create_publisher(FinetuneProgress, '~/progress',
                                                 QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL))
         self._loader = self.create_client(LoadMap, f'{self.options.localizer}/load_map') if self.options.localizer else None
@@ -78,7 +80,7 @@ class FinetunerNode(Node):
 
     def _start(self) -> None:
         self._process = TrainingProcess(command_line(self.options, self._groups['training'], self._groups['source']))
-        self._newest, self._told_s, self._seek_until_s = Progress('read'), time.monotonic(), None
+        self._newest, self._told_s, self._seek_until_s, self._asked = Progress('read'), time.monotonic(), None, None
         self._paused = self._refused = False
         self._become(FinetuneProgress.STARTING, f'training {self.options.map} on {", ".join(self.options.bags)}')
 
@@ -113,16 +115,23 @@ class FinetunerNode(Node):
             self._become(FinetuneProgress.FAILED, last)
 
     def _hand_over(self) -> None:
-        if self._loader.service_is_ready():
-            self._seek_until_s = None
-            self._loader.call_async(LoadMap.Request(path=str(Path(self.options.out).absolute()))).add_done_callback(self._loaded)
+        if self._asked is None and self._loader.service_is_ready():
+            self._seek_until_s = time.monotonic() + ANSWER_S
+            self._asked = self._loader.call_async(LoadMap.Request(path=str(Path(self.options.out).absolute())))
+            self._asked.add_done_callback(self._loaded)
         elif time.monotonic() > self._seek_until_s:
-            self._seek_until_s, self._refused = None, True
             service = self.resolve_service_name(self._loader.srv_name)
-            self._say(f'{self.options.out} is written; no {service} was found within {HAND_OVER_S:.0f} s')
+            what = f'no {service} was found within {HAND_OVER_S:.0f} s' if self._asked is None else (
+                f'{service} has not answered for {ANSWER_S:.0f} s')
+            if self._asked is not None:
+                self._loader.remove_pending_request(self._asked)
+            self._seek_until_s, self._asked, self._refused = None, None, True
+            self._say(f'{self.options.out} is written; {what}')
 
     def _loaded(self, answer: Future) -> None:
-        result = answer.result()
+        if answer is not self._asked:  # another training has begun since
+            return
+        self._seek_until_s, self._asked, result = None, None, answer.result()
         self._refused = not result.success
         self._say(f'{self.options.out} is written; {self.options.localizer} {"uses" if result.success else "refuses"} it: {result.message}')
 

@@ -11,6 +11,7 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 
+from dsac_ros.config import NodeOptions
 from dsac_ros.data.transforms import TransformTree, matrix_from
 from dsac_ros.errors import ConfigError, DataError
 from dsac_ros.ros.intake import stamp_ns
@@ -34,6 +35,18 @@ def tf_broadcaster(node: Node) -> Callable[[TransformStamped], None] | None:
         return None
     publisher = node.create_publisher(TFMessage, '/tf', QoSProfile(depth=100))  # what tf2_ros's broadcaster uses
     return lambda transform: publisher.publish(TFMessage(transforms=[transform]))
+
+
+def check_frames(options: NodeOptions, map_frame: str) -> None:
+    """Raise ConfigError where TF could not tell the frame of the map from another one that tf_mode needs, or that one has no name."""
+    needed = {'map_to_camera': ('tf_child_frame',), 'map_to_base': ('base_frame',), 'map_to_odom': ('base_frame', 'odom_frame'), 'none': ()}
+    for name in needed[options.tf_mode]:
+        frame = getattr(options, name)
+        if not frame.strip('/'):
+            raise ConfigError(f'{name} is empty; tf_mode {options.tf_mode} needs the name of that frame')
+        if (options.frame_prefix + frame).lstrip('/') == map_frame.lstrip('/'):
+            raise ConfigError(f'the map is in frame {map_frame!r}, and {name} is the same; set map_frame to another name, such as map '
+                              '(a map made by the poses of an odometry is in the frame of that one)')
 
 
 class TransformListener:

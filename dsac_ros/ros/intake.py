@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,6 +89,7 @@ class Intake:
         self._waiting: deque[tuple[int, Any, float]] = deque()  # images whose depth may still come: stamp, message, received
         self._depths: deque[tuple[int, Any]] = deque(maxlen=MAX_DEPTHS)
         self._refusals: deque[Refusal] = deque(maxlen=MAX_REFUSALS)
+        self._actions: deque[Callable[[], None]] = deque()
         self._camera_info: Any | None = None
         self._last_ns: dict[str, int] = {}
         self._depth_seen_s = float('inf')  # the first image sets it: a depth camera gets its time to start too
@@ -182,16 +184,25 @@ class Intake:
         with self._changed:
             self._restart()
 
+    def between_frames(self, action: Callable[[], None]) -> None:
+        """Have the worker do this before it looks at another frame."""
+        with self._changed:
+            self._actions.append(action)
+            self._changed.notify()
+
     def close(self) -> None:
         """Let take() return None from now on."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def take(self, idle_s: float | None = None) -> RawFrame | Refusal | None:
-        """Wait for the next refusal or the newest frame; None once closed. When images stop for idle_s, that is a refusal of none, once."""
+    def take(self, idle_s: float | None = None) -> RawFrame | Refusal | Callable[[], None] | None:
+        """Wait for the next thing to do between frames, the next refusal or the newest frame; None once closed. When images stop for
+        idle_s, that is a refusal of none, once."""
         with self._changed:
             while not self._closed:
+                if self._actions:
+                    return self._actions.popleft()
                 if self._refusals:
                     return self._refusals.popleft()
                 now_s = time.monotonic()

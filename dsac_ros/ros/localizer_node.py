@@ -24,6 +24,7 @@ from dsac_ros.config import NodeOptions
 from dsac_ros.errors import ConfigError, DsacError
 from dsac_ros.ros import parameters
 from dsac_ros.ros.diagnostics import Diagnostics
+from dsac_ros.ros.frames import check_frames
 from dsac_ros.ros.images import is_rectified
 from dsac_ros.ros.inputs import Inputs
 from dsac_ros.ros.intake import Intake
@@ -158,8 +159,10 @@ class LocalizerNode(LifecycleNode):
         torch.set_num_threads(self.options.threads or max(1, (os.cpu_count() or 2) // 2))
         localizer = Localizer.from_map(path, self.options.device, self._groups['estimator'], self._groups['integrity'],
                                        self._groups['gating'])
+        tracker = Tracker(localizer, self._groups['tracking'], self._groups['gating'])
+        check_frames(self.options, self.options.map_frame or tracker.map_frame)
         localizer.warm_up(None, self.options.modality)
-        return Tracker(localizer, self._groups['tracking'], self._groups['gating'])
+        return tracker
 
     def use(self, tracker: Tracker) -> None:
         """Localise in this map from the next frame on."""
@@ -192,7 +195,7 @@ class LocalizerNode(LifecycleNode):
         self.tracker.forget()
         self.intake = Intake(self.options.modality == 'rgbd', self.options.sync_slop, self.options.depth_wait)
         if self.options.tf_mode in ('map_to_odom', 'map_to_base'):
-            self.robot = Robot(self, self.options, self.map_frame)
+            self.robot = Robot(self, self.options, self.map_frame, self.outlets.send_transform)
         self.inputs = Inputs(self, self.options, self.intake, lambda message: initial_pose(self, message))
         rectified = is_rectified(self.inputs.streams['image'].topic_name)
         self.worker = Worker(self, self.options, self._groups['state'], self.intake, self.tracker, self.outlets, self.robot, rectified)

@@ -25,14 +25,16 @@ class Outlets:
         self._statuses = node.create_publisher(
             LocalizationStatus, 'status', QoSProfile(depth=10, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL))
         self.pictures = Pictures(node)
-        self._send_transform = tf_broadcaster(node) if options.tf_mode == 'map_to_camera' else None
+        # One for all activations: what tf2_ros makes for it cannot be destroyed.
+        self.send_transform = None if options.tf_mode == 'none' else tf_broadcaster(node)
+        self._of_camera = options.tf_mode == 'map_to_camera'
 
     def pose(self, estimate: Estimate, map_frame: str) -> None:
         """Publish an accepted pose, and with map_to_camera the transform."""
         message = messages.pose_message(estimate, map_frame)
         self._poses.publish(message)
-        if self._send_transform is not None:
-            self._send_transform(messages.transform_message(message, self._child_frame))
+        if self._of_camera and self.send_transform is not None:
+            self.send_transform(messages.transform_message(message, self._child_frame))
 
     def status(self, message: LocalizationStatus) -> None:
         """Publish what became of a frame."""

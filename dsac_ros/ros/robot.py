@@ -2,11 +2,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import PoseWithCovarianceStamped
+from geometry_msgs.msg import PoseWithCovarianceStamped, TransformStamped
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -15,7 +16,7 @@ from dsac_ros.config import NodeOptions
 from dsac_ros.data.transforms import rigid_inverse
 from dsac_ros.records import Estimate
 from dsac_ros.ros import messages
-from dsac_ros.ros.frames import TransformListener, tf_broadcaster
+from dsac_ros.ros.frames import TransformListener
 from dsac_ros.tracking.drift import DriftCorrection, displacement
 from dsac_ros.tracking.state import moved_covariance
 
@@ -39,18 +40,17 @@ class Robot:
     it is dated ahead and sent again by a timer until the last image is too old.
     """
 
-    def __init__(self, node: Node, options: NodeOptions, map_frame: str) -> None:
-        self._node, self.options, self._map_frame = node, options, map_frame
+    def __init__(self, node: Node, options: NodeOptions, map_frame: str, send: Callable[[TransformStamped], None] | None) -> None:
+        self._node, self.options, self._map_frame, self._send = node, options, map_frame, send
         self._with_odometry = options.tf_mode == 'map_to_odom'
         self._base_frame, self._odom_frame = options.frame_prefix + options.base_frame, options.frame_prefix + options.odom_frame
         self._camera_frame = options.frame_prefix + options.camera_frame if options.camera_frame else ''
         self.placement = Placement(None, None, '')  # of the newest image
         self.listener = TransformListener(node)
-        self._send = tf_broadcaster(node)
         self._poses = node.create_publisher(PoseWithCovarianceStamped, 'base_pose', QoSProfile(depth=10))
         self._still: tuple[Any, np.ndarray] | None = None  # bytes of the newest image, and where odometry had it when they first came
         self._drift, self._lock, self._sent_ns = DriftCorrection(options), threading.Lock(), 0
-        # A steady clock: simulated time may stand still, and then nothing is sent since nothing is newer.
+        # A steady clock: simulated time may stand still.
         self._timer = node.create_timer(1 / options.tf_rate, self._resend, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def close(self) -> None:
@@ -135,7 +135,8 @@ class Robot:
             now_ns = self._node.get_clock().now().nanoseconds
             map_from_odom = self._drift.at(now_ns)
             stamp_ns = now_ns + int(1e9 * self.options.transform_tolerance)
-            if map_from_odom is not None and stamp_ns > self._sent_ns:
+            # As long as a simulated clock stands still there is nothing new to send; one that was put back goes on from there.
+            if map_from_odom is not None and stamp_ns != self._sent_ns:
                 self._sent_ns = stamp_ns
                 self._broadcast(stamp_ns, self._odom_frame, map_from_odom)
 

@@ -84,8 +84,8 @@ def initial_pose(node: LocalizerNode, message: PoseWithCovarianceStamped) -> Non
     worker, frame = node.worker, message.header.frame_id
     if worker is None:
         return
-    if frame != worker.map_frame:
-        node.get_logger().warning(f'initialpose refused: it is in frame {frame!r}, expected the map frame {worker.map_frame!r}')
+    if frame != node.map_frame:
+        node.get_logger().warning(f'initialpose refused: it is in frame {frame!r}, expected the map frame {node.map_frame!r}')
         return
     try:
         map_from_camera = matrix_from_pose(message.pose.pose)

@@ -42,7 +42,6 @@ class Worker:
         self._node, self.options, self._intake, self._tracker, self._outlets, self._robot = node, options, intake, tracker, outlets, robot
         self.enabled, self._rectified = True, rectified
         self._machine = StateMachine(state)
-        self._actions: deque[Callable[[], None]] = deque()
         self._decode_colour = colour_decoder()
         self._complaints = Complaints(node.get_logger().warning)
         self._processed = self._accepted = 0
@@ -72,8 +71,8 @@ class Worker:
         return 0.0 if begun_s is None else time.monotonic() - begun_s
 
     def between_frames(self, action: Callable[[], None]) -> None:
-        """Have the thread do this before its next frame."""
-        self._actions.append(action)
+        """Have the thread do this before its next frame, at once where none has come."""
+        self._intake.between_frames(action)
 
     def restart(self) -> None:
         """Between frames: forget what the frames before say."""
@@ -112,24 +111,32 @@ class Worker:
     def _work(self) -> None:
         while (item := self._intake.take(self._machine.options.lost_after)) is not None:
             self._begun_s = time.monotonic()
-            try:
-                while self._actions:
-                    self._actions.popleft()()
-                if isinstance(item, RawFrame):
-                    item = self._check(item)
-                self._refused(item) if isinstance(item, Refusal) else self._localize(item)
-            except MapError as error:
-                self._complaints.say('damaged_sub_map', str(error))
-                self._refused(self._intake.refuse(item, 'damaged_sub_map', str(error)))
-            except DecodeError as error:  # of a shape that the network has no input for
-                self._refused(self._intake.refuse(item, 'bad_image', str(error)))
-            # A frame must never end the node, whatever it is that fails.
-            except Exception as error:
-                if not self._node.context.ok():
-                    return
+            self._do(item) if callable(item) else self._look_at(item)
+            self._begun_s = None
+
+    def _do(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        # As with frames: whatever it is that fails.
+        except Exception:
+            if self._node.context.ok():
+                self._complaints.say('internal_error', traceback.format_exc())
+
+    def _look_at(self, item: RawFrame | Refusal) -> None:
+        try:
+            if isinstance(item, RawFrame):
+                item = self._check(item)
+            self._refused(item) if isinstance(item, Refusal) else self._localize(item)
+        except MapError as error:
+            self._complaints.say('damaged_sub_map', str(error))
+            self._refused(self._intake.refuse(item, 'damaged_sub_map', str(error)))
+        except DecodeError as error:  # of a shape that the network has no input for
+            self._refused(self._intake.refuse(item, 'bad_image', str(error)))
+        # A frame must never end the node, whatever it is that fails.
+        except Exception as error:
+            if self._node.context.ok():
                 self._complaints.say('internal_error', traceback.format_exc())
                 self._refused(self._intake.refuse(item, 'internal_error', f'{type(error).__name__}: {error}'))
-            self._begun_s = None
 
     def _check(self, raw: RawFrame) -> RawFrame | Refusal:
         if not self.enabled:
@@ -234,8 +241,9 @@ class Worker:
         if refusal.cause == NO_IMAGES:
             self._report(refusal, Decision(self._machine.lose(), False, (f'{refusal.cause}: {refusal.detail}',)))
         if refusal.of_image:
-            state = self._machine.refuse(refusal.stamp_ns)
-            if refusal.cause in NO_TIME and (self.seconds_since_pose() or 0.0) > self._machine.options.lost_after:
+            timeless = refusal.cause in NO_TIME
+            state = self._machine.refuse(0 if timeless else refusal.stamp_ns)
+            if timeless and (self.seconds_since_pose() or 0.0) > self._machine.options.lost_after:
                 state = self._machine.lose()
             self._report(refusal, Decision(state, False, (f'{refusal.cause}: {refusal.detail}',)))
 

@@ -1,4 +1,4 @@
-"""How far the inverse Hessian understates the error of a finished map: measured on frames that the head never saw."""
+"""How far the inverse Hessian understates the error of a finished map: measured on frames held out of its training."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -49,6 +49,8 @@ def calibrate(expert: Expert, landmarks: Landmarks | None, frames: list[Frame], 
         localizer = Localizer(bundle, str(device), EstimatorOptions(landmarks=by_landmarks))
         squares, metres, degrees = [], [], []
         for frame in frames:
+            if key == 'rgbd' and frame.depth is None:
+                continue
             if budget.over() and len(squares) >= MIN_FRAMES:
                 break
             estimate = localizer.localize(frame, modality)

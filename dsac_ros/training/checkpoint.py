@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,19 @@ from dsac_ros.errors import MapError
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], values: dict[str, Any]) -> None:
-    """Beside its place first, flushed to the disk, then renamed. values: what JSON can hold."""
+    """Beside its place first, flushed to the disk, then renamed. values: what JSON can hold. Raises MapError where that fails, and leaves
+    the one that was there."""
     temporary = path.with_name(f'.{path.name}.part')
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {'values': json.dumps(values)})
-    with temporary.open('rb+') as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {'values': json.dumps(values)})
+        with temporary.open('rb+') as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise MapError(f'{path}: cannot be written: {error}') from error
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

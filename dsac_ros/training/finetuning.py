@@ -38,12 +38,11 @@ from dsac_ros.training.episodes import Episodes, encode, frames_of, moved
 from dsac_ros.training.gating import train_gating
 from dsac_ros.training.head import one_cycle
 from dsac_ros.training.localising import ESTIMATOR, localised, predict
-from dsac_ros.training.state import State, checkpoint_of, new_state, resumed, save_state
+from dsac_ros.training.state import State, checkpoint_of, hash_of, new_state, resumed, save_state
 from dsac_ros.training.team import Team, team_of
 from dsac_ros.training.watching import Progress, Watch, Wish, unwatched
 
 MEASURED_STEPS = 5  # after the first, that tell how many there is time for
-EMPTY_LOSS = 100.0  # of a pool without any hypothesis: as bad as a metre
 CALIBRATION_SHARE = 0.1  # of the time
 ALPHA_RATE = 0.1  # at which the inverse temperature follows the scores
 # Augmented ones of each held-out frame: the frames lie between mapped views, where a map that was just made is at its best.
@@ -75,6 +74,8 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
         raise MapError(f'{checkpoint}: missing; there is nothing to resume, start without --resume')
     if not resume and checkpoint.is_file() and not overwrite:
         raise MapError(f'{checkpoint.parent}: a training of this map was interrupted; go on with --resume, or start again with --overwrite')
+    if checkpoint.parent.exists() and not checkpoint.parent.is_dir():
+        raise MapError(f'{checkpoint.parent}: is no folder, and the checkpoint goes there; move it away, or choose another --out')
     site = open_site(map_path)
     if len(site.entries) > 1 and not options.expert:
         raise MapError(f'{map_path}: a map of {len(site.entries)} sub-maps; say with `expert` which one is trained: '
@@ -104,19 +105,24 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
             encoder = shared_encoder(str(where))
             episodes = encode(training, encoder, options.augmented, options.seed, where, encoded)
             watched = encode(held_out, encoder, WATCHED_VIEWS, options.seed, where, encoded)
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        state = resumed(checkpoint, bundle, options, team) if resume else begin(bundle, options, episodes, watched, team, clock)
+        recording = hash_of(training + held_out)
+        state = (resumed(checkpoint, bundle, recording, options, team) if resume
+                 else begin(bundle, recording, options, episodes, watched, team, clock))
         train(state, episodes, watched, options, checkpoint, team, watch, quiet)
     if not first:
         return None
     state.best.eval().requires_grad_(False)
-    write_log(checkpoint.parent, state.log)
+    try:
+        write_log(checkpoint.parent, state.log)
+    except OSError as error:
+        raise MapError(f'{checkpoint.parent}: cannot be written: {error.strerror}; then go on with --resume') from error
     watch(progress_of(state, 'calibrate'))
-    # What was not trained for was not looked at either; what was never measured may be now.
-    untouched = ['landmarks'] * (bundle.covariance_factors['landmarks'] != FALLBACK_FACTORS['landmarks']) + ['rgbd'] * options.rgb_only
+    # Landmarks are not trained, but where they were never measured they may be now; no depth tells nothing of poses with depth.
+    with_depth = any(frame.depth is not None for frame in held_out)
+    kept = ['landmarks'] * (bundle.covariance_factors['landmarks'] != FALLBACK_FACTORS['landmarks']) + ['rgbd'] * (not with_depth)
     factors, errors = calibrate(state.best, bundle.landmarks, held_out, bundle.frame_id, bundle.entry.centre, bundle.entry.extent, where,
-                                not options.rgb_only, Budget(60 * options.minutes * CALIBRATION_SHARE, clock),
-                                {key: bundle.covariance_factors[key] for key in untouched})
+                                with_depth, Budget(60 * options.minutes * CALIBRATION_SHARE, clock),
+                                {key: bundle.covariance_factors[key] for key in kept})
     record = {**bundle.training, 'finetuned': {
         'from': str(map_path), 'expert_sha256': bundle.entry.sha256, 'sources': [str(getattr(s, 'path', 'frames')) for s in sources],
         'options': asdict(options), 'processes': team.size, 'steps': state.step, 'best_step': state.best_step,
@@ -137,13 +143,13 @@ def finetune(map_path: str | Path, sources: list[FrameSource], out: str | Path, 
     return finished
 
 
-def begin(bundle: MapBundle, options: FinetuningOptions, episodes: Episodes, watched: Episodes, team: Team,
+def begin(bundle: MapBundle, recording: str, options: FinetuningOptions, episodes: Episodes, watched: Episodes, team: Team,
           clock: Clock) -> State:
     """A fresh state; the number of iterations is fixed here, once, so that resuming does not depend on how fast the machine is then."""
-    state = new_state(bundle, options, team, 1)
+    state = new_state(bundle, recording, options, team, 1)
     iterations = options.iterations
     if not iterations:
-        trial = new_state(bundle, options, team, 1000)
+        trial = new_state(bundle, recording, options, team, 1000)
         one_step(trial, episodes, options, team)
         start = clock()
         for _ in range(MEASURED_STEPS):
@@ -175,6 +181,8 @@ def train(state: State, episodes: Episodes, watched: Episodes, options: Finetuni
             worked += time.monotonic() - begun
             each = worked / (state.step - from_step) if state.step > from_step else math.nan
             wish = team.told(watch(progress_of(state, 'train', each * (state.iterations - state.step))))
+            if wish == Wish.FINISH and state.log[-1]['step'] < state.step:
+                look(state, watched, options)  # the last state may be the best
             waited = state.step - state.best_step
             if wish != Wish.GO_ON or state.step >= state.iterations or waited >= options.patience * options.check_every:
                 break
@@ -197,6 +205,14 @@ def progress_of(state: State, stage: str, seconds_left: float = math.nan) -> Pro
                     **held_out, best_loss=state.best_loss, best_step=state.best_step)
 
 
+def empty_loss(cut_off: float) -> float:
+    """Pose loss of a pool without any hypothesis: as bad as a metre."""
+    truth_144 = torch.eye(4, dtype=torch.float64)[None]
+    away_144 = truth_144.clone()
+    away_144[:, 0, 3] = 1.0
+    return pose_loss(away_144[:, None], truth_144, cut_off=cut_off).item()
+
+
 def one_step(state: State, episodes: Episodes, options: FinetuningOptions, team: Team) -> dict[str, float]:
     """A batch forward, backward, and the weights moved. Of several processes each has its part of one large batch."""
     # From the seed and the step alone: there is no state of a generator to keep.
@@ -208,7 +224,7 @@ def one_step(state: State, episodes: Episodes, options: FinetuningOptions, team:
     pools = solve_pools(cells, weights_BN, draws_BPK3.to(weights_BN.device), batch.map_from_camera_V44, ESTIMATOR, options.cut_off)
     scores_BPK, valid_BPK = team.gathered(pools.scores_BPK), team.gathered(pools.valid_BPK)
     state.alpha = followed_alpha(state.alpha, scores_BPK, valid_BPK, options.bits, ALPHA_RATE)
-    expectation = expected_loss(pools.scores_BPK, pools.losses_BPK, pools.valid_BPK, state.alpha, EMPTY_LOSS)
+    expectation = expected_loss(pools.scores_BPK, pools.losses_BPK, pools.valid_BPK, state.alpha, empty_loss(options.cut_off))
     loss = over_draws(expectation, pools.log_likelihoods_BPK).mean()
     for group in state.optimiser.param_groups:
         group['lr'] = options.learning_rate * one_cycle(state.step / state.iterations)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -17,7 +18,12 @@ import pytest
 
 pytest.importorskip('rclpy')
 pytest.importorskip('dsac_ros.msg', reason='the messages are not built; see make test')
+import rclpy  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from rclpy.context import Context  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
@@ -25,7 +31,9 @@ from dsac_ros.data.writing import BagWriter  # noqa: E402
 from dsac_ros.maps.bundle import load_map  # noqa: E402
 from dsac_ros.msg import FinetuneProgress as Told  # noqa: E402
 from dsac_ros.records import Frame  # noqa: E402
+from dsac_ros.ros import finetuner_node  # noqa: E402
 from dsac_ros.ros.live_replay import Player, dds_environment  # noqa: E402
+from dsac_ros.srv import LoadMap  # noqa: E402
 from dsac_ros.training.checkpoint import load_checkpoint  # noqa: E402
 from dsac_ros.training.state import checkpoint_of  # noqa: E402
 
@@ -167,6 +175,42 @@ def test_paused_it_stands_still_and_stopped_it_writes_the_best_state(tuning: Cal
         assert not ask(player, 'stop').success
         assert player.wait_for(lambda: False, 12.0) is False and '/nobody/load_map was found' in node.told[-1].message
         node.stop()
+
+
+def test_a_localizer_that_does_not_answer_is_said(domain_id: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there, and nobody looks after its requests, as where it hangs. What it answers later is of no training any more."""
+    monkeypatch.setattr(finetuner_node, 'ANSWER_S', 0.5)
+    context = Context()
+    rclpy.init(context=context, domain_id=domain_id)
+    values = {'map': 'a', 'bags': ['b'], 'out': 'c', 'autostart': False, 'localizer': 'mute'}
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    node, mute = finetuner_node.FinetunerNode(context=context, parameter_overrides=overrides), Node('mute', context=context)
+    executor, asked = SingleThreadedExecutor(context=context), []
+
+    def answered(request: LoadMap.Request, response: LoadMap.Response) -> LoadMap.Response:
+        asked.append(request)
+        response.success = True
+        return response
+
+    try:
+        mute.create_service(LoadMap, 'mute/load_map', answered)
+        executor.add_node(node)
+        node._ended(SimpleNamespace(said=[]), 0)
+        until = time.monotonic() + WAIT_S
+        while node._finding()[0] == DiagnosticStatus.OK and time.monotonic() < until:
+            executor.spin_once(0.1)
+        level, message, _ = node._finding()
+        assert not asked and level == DiagnosticStatus.WARN and message.endswith('/mute/load_map has not answered for 0 s'), message
+        executor.add_node(mute)
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            executor.spin_once(0.1)
+        assert asked and node._finding()[1] == message
+    finally:
+        executor.shutdown()
+        mute.destroy_node()
+        node.end()
+        context.try_shutdown()
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -43,6 +43,26 @@ def test_rgb_hands_out_the_newest_only() -> None:
     assert box.counters() == {'received': 3, 'dropped': 2, 'rgb_fallback': 0}
 
 
+def test_what_is_to_be_done_between_frames_waits_for_no_frame() -> None:
+    """In the order in which it was asked for, before refusals and frames; who waits for a frame is woken."""
+    box, done = intake(with_depth=False), []
+    taken: list[object] = []
+    thread = threading.Thread(target=lambda: taken.append(box.take()))
+    thread.start()
+    time.sleep(0.05)
+    box.between_frames(lambda: done.append('first'))
+    thread.join(2.0)
+    taken[0]()
+    box.image(message(100))
+    box.image(message(0))
+    box.between_frames(lambda: done.append('second'))
+    box.between_frames(lambda: done.append('third'))
+    for _ in range(2):
+        box.take()()
+    assert done == ['first', 'second', 'third']
+    assert [type(item) for item in drain(box)] == [Refusal, RawFrame]
+
+
 @pytest.mark.parametrize('depth_first', [True, False])
 @pytest.mark.parametrize('offset_ms', [0, 3, -3])
 def test_pairs_within_slop(depth_first: bool, offset_ms: float) -> None:

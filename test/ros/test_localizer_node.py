@@ -359,10 +359,13 @@ def test_how_long_ago_the_pose_was_is_told_by_stamps_where_they_tell_time(runnin
 
 
 def test_max_age(running: Callable[..., Any], frames: list[Frame]) -> None:
-    with running(max_age=20.0) as player:
+    """Stamps that are no time at all: the track of the frames before goes on."""
+    with running(max_age=20.0, **{'state.agreeing': 2}) as player:
         assert refused(show(player, frames[0], stamp=time.time_ns() - 60 * 10 ** 9), 'too_old')
+        show(player, frames[0])
         show_good(player, frames)
         assert refused(show(player, frames[0], stamp=time.time_ns() + 60 * 10 ** 9), 'from_the_future')
+        show_good(player, frames)
 
 
 def test_a_burst_is_dropped_down_to_the_newest(running: Callable[..., Any], frames: list[Frame]) -> None:

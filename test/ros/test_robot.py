@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,22 @@ import pytest
 pytest.importorskip('rclpy')
 pytest.importorskip('dsac_ros.msg', reason='the messages are not built; see make test')
 pytest.importorskip('tf2_msgs.msg')
+import rclpy  # noqa: E402
 from geometry_msgs.msg import PoseWithCovarianceStamped  # noqa: E402
+from rclpy.context import Context  # noqa: E402
+from rclpy.node import Node  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
 
+from dsac_ros.config import NodeOptions  # noqa: E402
+from dsac_ros.errors import ConfigError  # noqa: E402
 from dsac_ros.msg import LocalizationStatus  # noqa: E402
 from dsac_ros.records import Frame  # noqa: E402
 from dsac_ros.ros import sensor_messages  # noqa: E402
+from dsac_ros.ros.frames import check_frames  # noqa: E402
 from dsac_ros.ros.intake import stamp_ns  # noqa: E402
 from dsac_ros.ros.live_replay import Player  # noqa: E402
 from dsac_ros.ros.messages import matrix_from_pose, stamped_pose  # noqa: E402
+from dsac_ros.ros.robot import Placement, Robot  # noqa: E402
 
 sys.path.append(str(Path(__file__).parents[1]))
 from robots import BASE_FROM_CAMERA, CAMERA_FRAME, RobotTf, matrix_of  # noqa: E402
@@ -111,6 +119,47 @@ def test_map_to_odom(running: Callable[..., Any], frames: list[Frame]) -> None:
         assert max(stamp_ns(transform.header) for _, transform in robot.heard) <= stamp + 2.3e9 + 1e8
         show_until_well(player, frames[0])
         assert wait(lambda: len(robot.heard) > count)
+
+
+def test_a_clock_that_was_put_back(domain_id: int) -> None:
+    """By NTP, not by a simulation: of that rclpy says nothing. One that stands still has nothing new."""
+    context, sent, now_ns = Context(), [], [100 * 10 ** 9]
+    rclpy.init(context=context, domain_id=domain_id)
+    node = Node('robot', context=context)
+    node.get_clock = lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=now_ns[0]))
+    robot = Robot(node, NodeOptions(tf_mode='map_to_odom', transform_tolerance=0.1), 'map', sent.append)
+    try:
+        for second, count in ((100, 1), (100, 1), (101, 2), (40, 3), (41, 4)):
+            now_ns[0] = second * 10 ** 9
+            estimate = SimpleNamespace(stamp_ns=now_ns[0], map_from_camera=np.eye(4), covariance=np.eye(6))
+            assert robot.publish(estimate, Placement(np.eye(4), np.eye(4), '')) == '' and len(sent) == count
+            assert stamp_ns(sent[-1].header) == now_ns[0] + 10 ** 8 and robot.findings()['sending']
+    finally:
+        robot.close()
+        node.destroy_node()
+        context.try_shutdown()
+
+
+def test_activated_again_there_is_one_broadcaster(running: Callable[..., Any], change: Callable[..., bool]) -> None:
+    with running(tf_mode='map_to_base') as player:
+        assert wait(lambda: player.node.count_publishers('/tf') == 1)
+        for _ in range(2):
+            assert change(player, 'deactivate') and change(player, 'activate')
+        time.sleep(0.5)
+        assert player.node.count_publishers('/tf') == 1
+
+
+@pytest.mark.parametrize(('mode', 'frames', 'said'), [
+    ('map_to_odom', {}, 'odom_frame is the same'), ('map_to_base', {'base_frame': '/odom'}, 'base_frame is the same'),
+    ('map_to_camera', {'tf_child_frame': 'odom'}, 'tf_child_frame is the same'), ('map_to_base', {'base_frame': ''}, 'base_frame is empty'),
+    ('map_to_odom', {'frame_prefix': 'one/'}, ''), ('map_to_camera', {}, ''), ('none', {'tf_child_frame': 'odom'}, '')])
+def test_frames_that_tf_could_not_tell_apart(mode: str, frames: dict[str, str], said: str) -> None:
+    """A map of the poses of an odometry is in the frame of that one."""
+    options = NodeOptions(tf_mode=mode, **frames)
+    if not said:
+        return check_frames(options, 'odom')
+    with pytest.raises(ConfigError, match=said):
+        check_frames(options, 'odom')
 
 
 def test_map_to_base_and_its_pose(running: Callable[..., Any], frames: list[Frame], capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,12 @@
 """What may be asked of the running node, over its real services: another map while frames come, a full search, a pause, a first guess."""
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +38,7 @@ def running(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_proces
     def run(**parameters: Any) -> Iterator[Player]:
         parameters = {'map': str(small_room[0]), 'modality': 'rgb'} | parameters
         with node_in_process(domain_id, **parameters) as target, Player(target, False) as player:
+            player.target = target
             if parameters.get('autostart', True):
                 player.wait_until_ready()
             yield player
@@ -121,6 +124,30 @@ def test_an_inactive_node_takes_another_map_and_an_unconfigured_one_does_not(
         assert change(player, 'configure') and call(player, *load_map(other_map)).success and change(player, 'activate')
         player.wait_until_ready()
         assert show(player, frames[0]).header.frame_id == 'attic'
+
+
+def test_without_images_another_map_is_used_at_once(running: Callable[..., Any], call: Callable[..., Any], frames: list[Frame],
+                                                    other_map: Path, small_room: tuple[Path, list[Frame]]) -> None:
+    """The one before is let go, and a pose in the new frame is taken."""
+    with running(**{'state.agreeing': 1}) as player:
+        trackers = [weakref.ref(player.target.node.tracker)]
+        for path in (other_map, small_room[0], other_map):
+            assert call(player, *load_map(path)).success
+            trackers.append(weakref.ref(player.target.node.tracker))
+        until = time.monotonic() + ANSWER_S
+        while any(tracker() is not None for tracker in trackers[:-1]) and time.monotonic() < until:
+            time.sleep(0.05)
+            gc.collect()
+        assert [tracker() is not None for tracker in trackers] == [False, False, False, True]
+        assert show(player, frames[0]).header.frame_id == 'attic'
+
+
+def test_a_map_in_a_frame_that_tf_has_for_something_else_is_refused(running: Callable[..., Any], call: Callable[..., Any],
+                                                                    frames: list[Frame], other_map: Path) -> None:
+    with running(tf_mode='map_to_camera', tf_child_frame='attic') as player:
+        answer = call(player, *load_map(other_map))
+        assert not answer.success and "frame 'attic'" in answer.message and 'set map_frame' in answer.message
+        assert show(player, frames[0]).header.frame_id == 'map'
 
 
 def test_relocalize_forgets_the_track(running: Callable[..., Any], call: Callable[..., Any], frames: list[Frame]) -> None:

@@ -13,11 +13,12 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rooms
 import torch
 
-from dsac_ros.config import FinetuningOptions
+from dsac_ros.config import FinetuningOptions, MappingOptions
 from dsac_ros.endtoend.expectation import expected_loss, over_draws
 from dsac_ros.endtoend.pools import solve_pools
 from dsac_ros.errors import ConfigError, DataError, Interrupted, MapError
@@ -29,8 +30,9 @@ from dsac_ros.networks.encoder import shared_encoder
 from dsac_ros.networks.expert import Expert
 from dsac_ros.training import finetuning
 from dsac_ros.training.episodes import Episodes, encode, frames_of
-from dsac_ros.training.finetuning import EMPTY_LOSS, finetune, one_step
+from dsac_ros.training.finetuning import empty_loss, finetune, one_step
 from dsac_ros.training.localising import ESTIMATOR, predict
+from dsac_ros.training.mapping import held_out
 from dsac_ros.training.state import CHECKPOINT, FIRST_ALPHA, new_state
 from dsac_ros.training.team import Team
 from dsac_ros.training.watching import Progress, Wish
@@ -53,12 +55,12 @@ def same(one: MapBundle, two: MapBundle) -> bool:
 
 
 def disturbed_map(path: Path) -> Path:
-    """The tiny map with 5 % of noise on each weight of its head, so that a training has much to gain on its frames and on held-out ones."""
+    """The tiny map with 8 % of noise on each weight of its head, so that a training has much to gain on its frames and on held-out ones."""
     made, noise = rooms.tiny_map()[1], torch.Generator().manual_seed(0)
     expert = copy.deepcopy(made.expert)
     with torch.no_grad():
         for weight in (weight for weight in expert.parameters() if weight.dim() > 1):
-            weight.mul_(1 + 0.05 * torch.randn(weight.shape, generator=noise))
+            weight.mul_(1 + 0.08 * torch.randn(weight.shape, generator=noise))
     entry = made.entry
     save_map(path, made.frame_id, entry.name, expert, made.landmarks, entry.covariance_factors, entry.centre, entry.extent, made.training)
     return path
@@ -71,21 +73,21 @@ def expected(expert: Expert, episodes: Episodes, options: FinetuningOptions) -> 
     draws_BPK3 = torch.rand(len(episodes), 1, options.hypotheses, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     pools = solve_pools(cells, weights_BN, draws_BPK3, episodes.map_from_camera_V44, ESTIMATOR, options.cut_off)
     alpha = torch.tensor(FIRST_ALPHA, dtype=torch.float64)
-    expectation = expected_loss(pools.scores_BPK, pools.losses_BPK, pools.valid_BPK, alpha, EMPTY_LOSS)
+    expectation = expected_loss(pools.scores_BPK, pools.losses_BPK, pools.valid_BPK, alpha, empty_loss(options.cut_off))
     return over_draws(expectation, pools.log_likelihoods_BPK).mean().item()
 
 
 @pytest.mark.parametrize('modality', ['rgb', 'rgbd'])
 def test_the_expected_loss_falls_and_the_best_state_is_kept(tmp_path: Path, modality: str) -> None:
-    options = replace(OPTIONS, modality=modality, iterations=40, check_every=10)
+    options = replace(OPTIONS, modality=modality, iterations=80, check_every=20)
     source, out = rooms.ListSource(rooms.tiny_frames()), tmp_path / 'm.dsacmap'
     bundle = finetune(disturbed_map(tmp_path / 'start.dsacmap'), [source], out, options, 'cpu', quiet=True)
     with (tmp_path / 'm.dsacmap.finetuning' / 'log.csv').open() as file:
         log = list(csv.DictReader(file))
     losses, held_out = [float(row['loss']) for row in log[1:]], [float(row['held_out']) for row in log]
-    assert [int(row['step']) for row in log] == [0, 10, 20, 30, 40] and losses[-1] < 0.7 * losses[0], losses
+    assert [int(row['step']) for row in log] == [0, 20, 40, 60, 80] and losses[-1] < 0.7 * losses[0], losses
     record = bundle.training['finetuned']
-    assert record['held_out_loss'] == pytest.approx(min(held_out), abs=1e-3) and record['best_step'] == 10 * held_out.index(min(held_out))
+    assert record['held_out_loss'] == pytest.approx(min(held_out), abs=1e-3) and record['best_step'] == 20 * held_out.index(min(held_out))
     assert record['best_step'] > 0 and (tmp_path / 'm.dsacmap.finetuning' / 'log.png').stat().st_size > 5000
 
 
@@ -96,7 +98,7 @@ def test_the_expected_loss_of_the_same_frames_and_draws_falls(tmp_path: Path, mo
     start = disturbed_map(tmp_path / 'start.dsacmap')
     frames, _ = frames_of([rooms.ListSource(rooms.tiny_frames())], open_site(start), options)
     episodes = encode(frames, shared_encoder('cpu'), 0, 0, CPU, lambda: None)
-    state = new_state(load_map(start), options, Team(), options.iterations)
+    state = new_state(load_map(start), '', options, Team(), options.iterations)
     before = expected(state.expert, episodes, options)
     for _ in range(options.iterations):
         one_step(state, episodes, options, Team())
@@ -111,8 +113,9 @@ def test_the_result_says_what_it_was_made_from_and_the_first_map_stays(tmp_path:
     assert record['from'] == str(path) and record['expert_sha256'] == start.entry.sha256 and record['sources'] == ['the-bag']
     assert record['steps'] == 6 and record['options']['batch'] == 2 and bundle.training['steps'] == rooms.TINY['steps']
     assert bundle.frame_id == start.frame_id and bundle.entry.centre == start.entry.centre and set(record['held_out']) >= {'rgb'}
-    # It was not trained for depth, and landmarks are not trained at all.
-    assert [bundle.covariance_factors[key] == start.covariance_factors[key] for key in COVARIANCE_KEYS] == [False, True, True]
+    # It was not trained for depth, but what it was trained for moves these poses, too; landmarks are not trained at all.
+    assert [bundle.covariance_factors[key] == start.covariance_factors[key] for key in COVARIANCE_KEYS] == [False, False, True]
+    assert record['held_out'].keys() >= {'rgb', 'rgbd'}
     kept, landmarks = load_map(path).landmarks, bundle.landmarks
     assert (landmarks.common_shift, landmarks.growth) == (kept.common_shift, kept.growth)
     assert len(landmarks.cameras_F34) and torch.equal(landmarks.cameras_F34, kept.cameras_F34)
@@ -143,6 +146,9 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(tmp_path: Path,
     with pytest.raises(MapError, match='made with map='):
         finetune(disturbed_map(tmp_path / 'other.dsacmap'), [rooms.ListSource(rooms.tiny_frames())], tmp_path / 'm.dsacmap', OPTIONS, 'cpu',
                  resume=True, quiet=True)
+    with pytest.raises(MapError, match='made with recording=.*same map, recordings and options'):
+        finetune(rooms.tiny_map()[0], [rooms.ListSource(rooms.tiny_frames()[1:])], tmp_path / 'm.dsacmap', OPTIONS, 'cpu', resume=True,
+                 quiet=True)
     resumed = tuned(tmp_path / 'm.dsacmap', resume=True)
     assert same(alone, resumed) and not same(alone, rooms.tiny_map()[1])
     assert resumed.training['finetuned']['held_out_loss'] == alone.training['finetuned']['held_out_loss']
@@ -157,14 +163,14 @@ def test_the_encoders_last_stage_is_trained_for_this_map_alone() -> None:
     """It starts as the encoder's, moves while the encoder's does not, and stays as it is where it is not asked for any more."""
     before = {name: value.clone() for name, value in shared_encoder('cpu').state_dict().items()}
     episodes = encode(list(rooms.tiny_frames()[:4]), shared_encoder('cpu'), 0, 0, CPU, lambda: None)
-    plain, own = (new_state(rooms.tiny_map()[1], replace(OPTIONS, last_stage=stage), Team(), 10) for stage in (False, True))
+    plain, own = (new_state(rooms.tiny_map()[1], '', replace(OPTIONS, last_stage=stage), Team(), 10) for stage in (False, True))
     assert one_step(plain, episodes, OPTIONS, Team())['loss'] == pytest.approx(one_step(own, episodes, OPTIONS, Team())['loss'], rel=0.02)
     moved = {name: not torch.equal(value, before[f'blocks.{len(shared_encoder("cpu").blocks) - 1}.{name}'])
              for name, value in own.expert.last_stage.state_dict().items()}
     assert plain.expert.last_stage is None and all(moved.values()) and len(moved) == 6
     assert all(torch.equal(value, before[name]) for name, value in shared_encoder('cpu').state_dict().items())
     bundle = replace(rooms.tiny_map()[1], expert=own.expert)
-    again = new_state(bundle, OPTIONS, Team(), 10)
+    again = new_state(bundle, '', OPTIONS, Team(), 10)
     one_step(again, episodes, OPTIONS, Team())
     kept = own.expert.last_stage.state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in again.expert.last_stage.state_dict().items())
@@ -228,6 +234,45 @@ def test_stopping_early_keeps_the_best_state(tmp_path: Path) -> None:
     assert bundle.training['finetuned']['steps'] == 4 and not (tmp_path / 'm.dsacmap.finetuning' / CHECKPOINT).exists()
 
 
+def test_the_last_state_is_looked_at_wherever_it_is_ended(tmp_path: Path) -> None:
+    """Between two looks; it was disturbed so much that any training makes it better."""
+    start, options = disturbed_map(tmp_path / 'start.dsacmap'), replace(OPTIONS, iterations=100, check_every=50, learning_rate=1e-4)
+    bundle = finetune(start, [rooms.ListSource(rooms.tiny_frames())], tmp_path / 'm.dsacmap', options, 'cpu', quiet=True,
+                      watch=lambda told: Wish.FINISH if told.step == 15 and told.stage == 'train' else Wish.GO_ON)
+    record = bundle.training['finetuned']
+    assert record['best_step'] == record['steps'] == 15
+
+
+def test_without_depth_the_factor_of_poses_with_depth_stays(tmp_path: Path) -> None:
+    frames = [replace(frame, depth=None) for frame in rooms.tiny_frames()]
+    path, start = rooms.tiny_map()
+    bundle = finetune(path, [rooms.ListSource(frames)], tmp_path / 'm.dsacmap', OPTIONS, 'cpu', quiet=True)
+    assert [bundle.covariance_factors[key] == start.covariance_factors[key] for key in COVARIANCE_KEYS] == [False, True, True]
+
+
+def test_a_pool_without_hypotheses_costs_a_metre() -> None:
+    """Whatever the cut-off: as a pose that is a metre away, 100 where nothing is cut off."""
+    assert finetuning.empty_loss(1e6) == pytest.approx(100.0, abs=0.2)
+    assert finetuning.empty_loss(20.0) == pytest.approx((20 * 100) ** 0.5, abs=0.1)
+
+
+def test_what_lies_where_the_checkpoint_goes_is_said_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / 'm.dsacmap.finetuning').write_text('notes')
+    with pytest.raises(MapError, match='m.dsacmap.finetuning: is no folder'):
+        finetune(rooms.tiny_map()[0], [], tmp_path / 'm.dsacmap', OPTIONS, 'cpu', quiet=True)
+    assert (tmp_path / 'm.dsacmap.finetuning').read_text() == 'notes'
+
+
+def test_frames_held_out_of_mapping_are_those_held_out_here() -> None:
+    """By the defaults of both, of one recording: no frame is watched that mapping trained on, but for one at a border."""
+    for frames in (40, 100, 190, 390, 590, 2400):
+        every, each = (max(1, -(-frames // options().max_frames)) for options in (MappingOptions, FinetuningOptions))
+        kept, watched = (np.flatnonzero(held_out(-(-frames // step), options().held_out_share)) * step
+                         for step, options in ((every, MappingOptions), (each, FinetuningOptions)))
+        apart = [int(np.abs(kept - frame).min()) for frame in watched]
+        assert len(watched) >= 3 and max(apart) <= each and sum(gap >= every for gap in apart) <= 3, (frames, apart)
+
+
 def test_leaving_keeps_a_checkpoint_of_that_very_step(tmp_path: Path) -> None:
     out = tmp_path / 'm.dsacmap'
     rare = replace(OPTIONS, checkpoint_seconds=3600.0)
@@ -266,7 +311,7 @@ def test_guidance_learns_by_what_is_drawn_and_only_if_asked() -> None:
     moved = {}
     for guided in (True, False):
         options = replace(OPTIONS, guidance=guided)
-        state = new_state(rooms.tiny_map()[1], options, Team(), 10)
+        state = new_state(rooms.tiny_map()[1], '', options, Team(), 10)
         one_step(state, episodes, options, Team())
         moved[guided] = state.expert.last.weight.grad[-1].abs().max().item()
     assert moved[False] == 0 and moved[True] > 0

@@ -66,7 +66,7 @@ else:
 def gradients(path: str, options: FinetuningOptions, team: Team) -> dict[str, torch.Tensor]:
     """Of the first step, and what else every process has to agree on."""
     episodes = encode(list(rooms.tiny_frames()[:6]), shared_encoder('cpu'), 0, 0, CPU, lambda: None)
-    state = new_state(load_map(path), options, team, 10)
+    state = new_state(load_map(path), '', options, team, 10)
     told = one_step(state, episodes, options, team)
     found = {name: parameter.grad.clone() for name, parameter in state.expert.named_parameters()}
     return found | {'alpha': state.alpha.reshape(1), 'loss': torch.tensor([told['loss']], dtype=torch.float64)}
