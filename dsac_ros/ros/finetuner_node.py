@@ -121,9 +121,10 @@ class FinetunerNode(Node):
             self._asked.add_done_callback(self._loaded)
         elif time.monotonic() > self._seek_until_s:
             service = self.resolve_service_name(self._loader.srv_name)
-            what = f'no {service} was found within {HAND_OVER_S:.0f} s' if self._asked is None else (
-                f'{service} has not answered for {ANSWER_S:.0f} s')
-            if self._asked is not None:
+            if self._asked is None:
+                what = f'no {service} was found within {HAND_OVER_S:.0f} s'
+            else:
+                what = f'{service} has not answered for {ANSWER_S:.0f} s'
                 self._loader.remove_pending_request(self._asked)
             self._seek_until_s, self._asked, self._refused = None, None, True
             self._say(f'{self.options.out} is written; {what}')

@@ -47,7 +47,7 @@ Targets = Callable[[int, Frame, np.ndarray], np.ndarray]
 def depth_targets(index: int, frame: Frame, pixels: np.ndarray) -> np.ndarray:
     """Scene coordinates on the rays of the pixels, as far as the frame's own depth at the nearest pixel; NaN where there is no depth.
 
-    Not on the ray of that nearest pixel: the centres of cells lie between pixels, all of them to the same side of the nearest one.
+    Not on the ray of that nearest pixel: where the centres of cells lie half-way between pixels, all would be turned to the same side.
     """
     inside = frame.camera.contains(pixels)
     seen = np.where(inside[:, None], pixels, 0.0)
