@@ -19,6 +19,7 @@ from torch import Tensor
 from dsac_ros.geometry import se3
 
 MIN_RANGE = 0.1  # metres: nearer points, and those behind the camera, are no inliers
+MIN_VARIANCE = 1e-16  # of a stated noise [m^2, rad^2]
 PRODUCTS = 60 + 12  # of the entries of a row with each other, and with its constant
 SHAPE = 4  # half of the sum of degrees of freedom of the noise (ransac.kernel) and dimensions of the residual
 
@@ -172,12 +173,13 @@ class Correspondences:
         freedom: Tensor | float = 2.0 * SHAPE - 2
         if self.ranges_BN is not None:
             ranges = self.measured_ranges_BN.float()[:, None]
-            variance = torch.where(self.measured_BN, self.range_noise_BN.square(), torch.ones_like(self.ranges_BN)).float()[:, None]
+            noise = self.range_noise_BN.square().clamp(min=MIN_VARIANCE)
+            variance = torch.where(self.measured_BN, noise, torch.inf).float()[:, None]
             freedom = freedom - self.measured_BN.float()[:, None]
         # Zero information times a variance that is no number would be none either, and spoil the sums over all.
-        scale_square, angle_square = (torch.where(self.known_BN, noise, torch.ones_like(noise)).square().float()[:, None]
+        scale_square, angle_square = (torch.where(self.known_BN, noise, 1.0).square().clamp(min=MIN_VARIANCE).float()[:, None]
                                       for noise in (self.scales_BN, self.angles_BN))
-        return Single(self._rows(torch.float32), self.known_BN[:, None], scale_square, angle_square, freedom, ranges, variance)
+        return Single(self._rows(torch.float32), scale_square, angle_square, freedom, ranges, variance)
 
     @cached_property
     def generators(self) -> Tensor:
@@ -246,27 +248,28 @@ class Correspondences:
         single = self.single
         first, second, along = torch.bmm(vectors_BK13.float(), single.rows_B13M).chunk(3, -1)
         ranges = along if single.ranges is None else along + single.ranges
-        return Residuals(first, second, first * first + second * second, along, ranges, (ranges > MIN_RANGE) & single.known)
+        seen = ranges > MIN_RANGE  # the rows of what is not known are zero
+        blur = torch.where(seen, single.angle_square * (ranges * ranges), torch.inf)
+        return Residuals(first, second, torch.addcmul(first * first, second, second), along, ranges, seen, blur)
 
     def whitened(self, residuals: Residuals, scale_BK: Tensor) -> Whitened:
         """The residuals over their noise; scale_BK: factor on the noise of the points."""
         single = self.single
-        variance = scale_BK.square().float()[..., None] * single.scale_square
-        across = residuals.seen_BKN / (variance + single.angle_square * residuals.range_BKN.square()).clamp(min=1e-18)
+        variance = (scale_BK * scale_BK).float()[..., None] * single.scale_square
+        across = (variance + residuals.blur_BKN).reciprocal()
         square = residuals.across_BKN * across
         if single.ranges is None:
             return Whitened(square, across, None)
-        along = (residuals.seen_BKN & self.measured_BN[:, None]) / (variance + single.range_variance).clamp(min=1e-18)
-        return Whitened(square + residuals.along_BKN.square() * along, across, along)
+        along = torch.where(residuals.seen_BKN, (variance + single.range_variance).reciprocal(), 0.0)
+        return Whitened(torch.addcmul(square, residuals.along_BKN * along, residuals.along_BKN), across, along)
 
 
 @dataclass(frozen=True)
 class Single:
-    """rows_B13M: across the ray and along it, as in Correspondences, (B, 13, 3 N); the rest (B, 1, N). known: as known_BN. freedom:
-    degrees of freedom of the noise, a number where all are equal."""
+    """rows_B13M: across the ray and along it, as in Correspondences, (B, 13, 3 N); the rest (B, 1, N). freedom: degrees of freedom of the
+    noise, a number where all are equal. range_variance: infinite where there is no depth."""
 
     rows_B13M: Tensor
-    known: Tensor
     scale_square: Tensor
     angle_square: Tensor
     freedom: Tensor | float
@@ -284,7 +287,8 @@ class Single:
 @dataclass(frozen=True)
 class Residuals:
     """first_BKN, second_BKN: from the ray in the two directions across it [m]; across_BKN: their squared sum [m^2]. along_BKN: from the
-    measured range [m]; range_BKN: along the ray [m]. seen_BKN: in front of the camera, and known."""
+    measured range [m]; range_BKN: along the ray [m]. seen_BKN: in front of the camera, and known. blur_BKN: variance across the ray that
+    the noise of the bearing makes at that range [m^2], infinite where nothing is seen."""
 
     first_BKN: Tensor
     second_BKN: Tensor
@@ -292,6 +296,7 @@ class Residuals:
     along_BKN: Tensor
     range_BKN: Tensor
     seen_BKN: Tensor
+    blur_BKN: Tensor
 
 
 @dataclass(frozen=True)

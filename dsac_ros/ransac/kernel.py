@@ -37,10 +37,9 @@ class Kernel:
             bell = (freedom + self.even_at ** 2) / tail
             bell = bell * bell
             return torch.where(white.across_BKN > 0, bell * bell, 0.0), tail
-        bell = freedom / tail
-        bell = bell * bell
-        peak = (problem.spread_square_B1 * (share_BK / (1 - share_BK))).float()[..., None]
-        odds = bell * bell * white.across_BKN * peak
+        peak = (problem.spread_square_B1 * (share_BK / (1 - share_BK))).float()[..., None] * freedom ** SHAPE
+        square = tail * tail
+        odds = white.across_BKN * peak / (square * square)
         if white.along_BKN is not None:
             odds = odds * torch.where(white.along_BKN > 0, white.along_BKN.sqrt() * problem.spread_B.float()[:, None, None], 1.0)
         return odds, tail
@@ -57,7 +56,7 @@ class Kernel:
 
     def score(self, problem: Correspondences, white: Whitened, share_BK: Tensor | float) -> Tensor:
         """(B, K) natural logarithm of the likelihood ratio to outliers alone."""
-        score = (1 + self.odds(problem, white, share_BK)[0]).log().sum(-1).double()
+        score = self.odds(problem, white, share_BK)[0].log1p().sum(-1).double()
         if self.even_at is not None or not isinstance(share_BK, Tensor):
             return score
         return score + problem.count_B1 * (1 - share_BK).log()

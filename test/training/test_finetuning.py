@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import rooms
 import torch
@@ -187,45 +188,66 @@ def test_a_training_of_the_last_stage_that_was_left_goes_on_to_the_same_weights(
     assert same(load_map(tmp_path / 'm.dsacmap'), load_map(tmp_path / 'alone.dsacmap'))
 
 
-KILLED = '''
-import sys
+# One process that has imported and painted everything, once, and forks one for each life of the training: it is told where each goes on
+# and answers with its process, and then with how that ended.
+LIVES = '''
+import os, sys
+sys.path[:0] = [{test!r}, {test!r} + '/training']
+from dataclasses import replace
 from pathlib import Path
-sys.path[:0] = [{test!r}]
 import rooms, torch
 from dsac_ros.training.finetuning import finetune
 from test_finetuning import OPTIONS
-from dataclasses import replace
-from itertools import count
-torch.set_num_threads(1)
-out = Path({out!r})
-resume = (out.with_name(out.name + '.finetuning') / 'checkpoint.safetensors').is_file()
-finetune({map!r}, [rooms.ListSource(rooms.tiny_frames())], out, replace(OPTIONS, iterations=30), 'cpu', resume=resume, quiet=True)
+torch.set_num_threads(1)  # nor are there others when it forks
+frames = rooms.tiny_frames()
+for line in sys.stdin:
+    out = Path(line.strip())
+    if child := os.fork():
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    code = 1
+    try:
+        resume = (out.with_name(out.name + '.finetuning') / 'checkpoint.safetensors').is_file()
+        finetune({map!r}, [rooms.ListSource(frames)], out, replace(OPTIONS, iterations=30), 'cpu', resume=resume, quiet=True)
+        code = 0
+    finally:
+        os._exit(code)
 '''
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     """kill -9, three times, somewhere between the first step and the last; benchmarks.kill_and_resume does it twenty times."""
-    folder, rng = Path(__file__).parent, torch.Generator().manual_seed(0)
+    rng, out = torch.Generator().manual_seed(0), tmp_path / 'm.dsacmap'
+    code = LIVES.format(test=str(Path(__file__).parents[1]), map=str(rooms.tiny_map()[0]))
+    environment = os.environ | {'OMP_NUM_THREADS': '1'}
+    with subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as lives:
+        def start(out: Path) -> int:
+            lives.stdin.write(f'{out}\n')
+            lives.stdin.flush()
+            return int(lives.stdout.readline())
 
-    def start(out: Path) -> subprocess.Popen:
-        paths = {'test': str(folder.parent), 'out': str(out), 'map': str(rooms.tiny_map()[0])}
-        code = KILLED.replace('sys.path[:0] = [{test!r}]', 'sys.path[:0] = [{test!r}, {test!r} + "/training"]').format(**paths)
-        return subprocess.Popen([sys.executable, '-c', code])
+        def ended() -> int:
+            return int(lives.stdout.readline())
 
-    assert start(tmp_path / 'alone.dsacmap').wait() == 0
-    out = tmp_path / 'm.dsacmap'
-    checkpoint = out.with_name(out.name + '.finetuning') / CHECKPOINT
-    kills = 0
-    while not out.exists():
-        process, seen = start(out), checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == seen):
-            time.sleep(0.01)
-        time.sleep(0.4 * float(torch.rand((), generator=rng)))
-        if kills < 3 and process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        assert process.wait() in (0, -signal.SIGKILL)
+        start(tmp_path / 'alone.dsacmap')
+        assert ended() == 0
+        checkpoint = out.with_name(out.name + '.finetuning') / CHECKPOINT
+        kills = 0
+        while not out.exists():
+            seen, training = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0, start(out)
+            if kills < 3:
+                while psutil.pid_exists(training) and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == seen):
+                    time.sleep(0.01)
+                time.sleep(0.4 * float(torch.rand((), generator=rng)))
+                assert psutil.pid_exists(training), 'it was done before it could be killed'
+                os.kill(training, signal.SIGKILL)
+                kills += 1
+                assert ended() == -signal.SIGKILL
+            else:
+                assert ended() == 0
+        lives.stdin.close()
     assert kills == 3 and same(load_map(tmp_path / 'alone.dsacmap'), load_map(out))
 
 
