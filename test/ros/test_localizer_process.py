@@ -110,11 +110,12 @@ def test_live_replay_of_a_bad_map_is_one_error(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_does_not_grow_over_2000_frames(small_room: tuple[Path, list[Frame]]) -> None:
-    """Resident memory from frame 500 on, when all pools are filled: growth within 2 % or 10 MB, whichever is more."""
-    replay = replay_live(small_room[0], Repeated(small_room[1], 2000, 30.0), 'rgbd')
+    """Resident memory from frame 500 on, when all pools are filled: growth within 0.8 % or 4 MB, whichever is more. 60 a second are
+    received and two fifths of those looked at that would be at 30, for which 2 % or 10 MB would be allowed; noise is 0.3 to 1.5 MB."""
+    replay = replay_live(small_room[0], Repeated(small_room[1], 2000, 60.0), 'rgbd')
     assert replay.counters['received'] > 1900, replay.counters
     memory = [mb for _, mb in replay.memory_mb]
     quarter = len(memory) // 4
     early, late = np.median(memory[quarter:2 * quarter]), np.median(memory[-quarter:])
     print(f'{replay.counters}; memory early {early:.1f} MB, late {late:.1f} MB')
-    assert late - early < max(10.0, 0.02 * early)
+    assert late - early < max(4.0, 0.008 * early)
