@@ -347,7 +347,7 @@ class Localizer:
             known_N, square_N, over_N = problem.known_BN[0], across_N, range_N.square()
         else:
             known_N, square_N, over_N = problem.measured_BN[0], across_N + along_N.square(), torch.ones_like(across_N)
-        weights_N = torch.where(seen_N & known_N, soft_inliers(white_N.sqrt(), self.estimator.inlier_sigmas), torch.zeros_like(white_N))
+        weights_N = torch.where(known_N, seen_N * soft_inliers(white_N.sqrt(), self.estimator.inlier_sigmas), 0.0)
         spread = occupied(torch.from_numpy(grid.pixels_N2).double().to(self.device), weights_N, 0.05 * len(weights_N) / 16)
         return weights_N.sum(), known_N.sum(), spread, weighted_rms(square_N, over_N, weights_N)
 

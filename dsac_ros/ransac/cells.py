@@ -82,11 +82,12 @@ def finished_by_angle(cells: Correspondences, found: Solution, options: Estimato
 
 def _measured(cells: Correspondences, residuals: Residuals, last_B11: Tensor, widening: float, options: EstimatorOptions) -> Whitened:
     """Over the noise of the angles that they themselves say, by the angle of the cell that is the last_B11-th nearest to its ray."""
-    square_BKN = residuals.across_BKN / residuals.blur_BKN
-    last_BK1 = torch.where(residuals.seen_BKN, square_BKN, torch.inf).sort(-1).values.gather(-1, last_B11)
+    stated_BKN = residuals.blur_BKN.clamp(min=1e-18)
+    square_BKN = residuals.across_BKN / stated_BKN
+    last_BK1 = torch.where(residuals.seen_BKN > 0, square_BKN, torch.inf).sort(-1).values.gather(-1, last_B11)
     low, high = ((limit / options.pixel_noise) ** 2 for limit in FINAL_LIMITS)
     variance_BK1 = (widening ** 2 * last_BK1).clamp(low, high)
-    return Whitened(square_BKN / variance_BK1, (residuals.blur_BKN * variance_BK1).reciprocal(), None)
+    return Whitened(square_BKN / variance_BK1, residuals.seen_BKN / (stated_BKN * variance_BK1), None)
 
 
 def by_angle(cells: Correspondences, factor: float) -> Correspondences:

@@ -107,21 +107,21 @@ class Correspondences:
     def _rows(self, dtype: torch.dtype) -> Tensor:
         """(B, 13, 3 N): both directions across the ray, then along it."""
         bearings = self.known_bearings_BN3.to(dtype)
-        axes_BA3N = torch.stack([*across(bearings), bearings], 1).mT
-        rows = (axes_BA3N[:, :, :, None] * self.homogeneous_B4N.to(dtype)[:, None, None]).flatten(2, 3)
-        constant = torch.zeros_like(rows[:, :, :1])
+        axes_B3AN = torch.stack([*across(bearings), bearings], 1).permute(0, 3, 1, 2).contiguous()
+        rows = axes_B3AN[:, :, None] * self.homogeneous_B4N.to(dtype)[:, None, :, None]
+        constant = torch.zeros_like(axes_B3AN[:, :1])
         if self.origins_BN3 is not None:
-            constant = -(axes_BA3N * self.origins_BN3.to(dtype).mT[:, None]).sum(2, keepdim=True)
+            constant = -(axes_B3AN * self.origins_BN3.to(dtype).mT[:, :, None]).sum(1, keepdim=True)
         if self.ranges_BN is not None:
-            constant = torch.cat([constant[:, :2], constant[:, 2:] - self.measured_ranges_BN.to(dtype)[:, None, None]], 1)
-        return torch.cat([rows, constant], 2).transpose(1, 2).flatten(2)
+            constant = torch.cat([constant[:, :, :2], constant[:, :, 2:] - self.measured_ranges_BN.to(dtype)[:, None, None]], 2)
+        return torch.cat([rows.flatten(1, 2), constant], 1).flatten(2)
 
     @cached_property
     def axes_B6N(self) -> Tensor:
         """Products of the entries of each bearing with itself, one triangle of the matrix."""
         first, second = torch.triu_indices(3, 3, device=self.points_BN3.device)
         bearings = self.known_bearings_BN3.mT
-        return bearings[:, first] * bearings[:, second]
+        return bearings.index_select(1, first) * bearings.index_select(1, second)
 
     @cached_property
     def products_across_BNP(self) -> Tensor:
@@ -148,7 +148,7 @@ class Correspondences:
     def _products(self, axes_B6N: Tensor, constant_B3N: Tensor | None) -> Tensor:
         points = self.homogeneous_B4N
         first, second = torch.triu_indices(4, 4, device=points.device)
-        quadratic = (axes_B6N[:, :, None] * (points[:, first] * points[:, second])[:, None]).flatten(1, 2)
+        quadratic = (axes_B6N[:, :, None] * (points.index_select(1, first) * points.index_select(1, second))[:, None]).flatten(1, 2)
         if constant_B3N is None:
             return quadratic.mT
         return torch.cat([quadratic, (constant_B3N[:, :, None] * points[:, None]).flatten(1, 2)], 1).mT
@@ -230,11 +230,12 @@ class Correspondences:
     def moved(self, vectors_BK13: Tensor, tangent_BK6: Tensor) -> Tensor:
         """Pose vectors after a left perturbation, by a rotation of 2 atan(|omega| / 2) as in se3.cayley, and by so much less of a shift."""
         flat, tangent = vectors_BK13.flatten(0, 1), tangent_BK6.flatten(0, 1)
-        shrunk = 1 + tangent[:, :3].square().sum(1, keepdim=True) / 4
+        half = tangent[:, :3] / 2.0
+        shrunk = (half * half).sum(1, keepdim=True) + 1.0
         tangent = (tangent / shrunk)[..., None]
         first = torch.bmm(self.moves(flat), tangent)[..., 0]
         second = torch.bmm(self.moves(first), tangent)[..., 0]
-        return (flat + first + second * (shrunk / 2)).view_as(vectors_BK13)
+        return (flat + first + second * shrunk / 2.0).view_as(vectors_BK13)
 
     def poses(self, vectors_BK13: Tensor) -> Tensor:
         """The inverse of vectors()."""
@@ -248,19 +249,20 @@ class Correspondences:
         single = self.single
         first, second, along = torch.bmm(vectors_BK13.float(), single.rows_B13M).chunk(3, -1)
         ranges = along if single.ranges is None else along + single.ranges
-        seen = ranges > MIN_RANGE  # the rows of what is not known are zero
-        blur = torch.where(seen, single.angle_square * (ranges * ranges), torch.inf)
+        # The rows of what is not known are zero. A comparison, and a choice by it, would take four times as long on a CPU.
+        seen = (ranges - MIN_RANGE).relu().sign()
+        blur = ranges * ranges * single.angle_square
         return Residuals(first, second, torch.addcmul(first * first, second, second), along, ranges, seen, blur)
 
     def whitened(self, residuals: Residuals, scale_BK: Tensor) -> Whitened:
         """The residuals over their noise; scale_BK: factor on the noise of the points."""
         single = self.single
         variance = (scale_BK * scale_BK).float()[..., None] * single.scale_square
-        across = (variance + residuals.blur_BKN).reciprocal()
+        across = residuals.seen_BKN / (variance + residuals.blur_BKN)
         square = residuals.across_BKN * across
         if single.ranges is None:
             return Whitened(square, across, None)
-        along = torch.where(residuals.seen_BKN, (variance + single.range_variance).reciprocal(), 0.0)
+        along = residuals.seen_BKN / (variance + single.range_variance)
         return Whitened(torch.addcmul(square, residuals.along_BKN * along, residuals.along_BKN), across, along)
 
 
@@ -287,8 +289,8 @@ class Single:
 @dataclass(frozen=True)
 class Residuals:
     """first_BKN, second_BKN: from the ray in the two directions across it [m]; across_BKN: their squared sum [m^2]. along_BKN: from the
-    measured range [m]; range_BKN: along the ray [m]. seen_BKN: in front of the camera, and known. blur_BKN: variance across the ray that
-    the noise of the bearing makes at that range [m^2], infinite where nothing is seen."""
+    measured range [m]; range_BKN: along the ray [m]. seen_BKN: one for what is known and in front of the camera, else zero. blur_BKN:
+    variance across the ray that the noise of the bearing makes at that range [m^2]."""
 
     first_BKN: Tensor
     second_BKN: Tensor

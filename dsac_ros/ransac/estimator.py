@@ -210,12 +210,16 @@ def shortlist(problem: Correspondences, poses_BK44: Tensor, valid_BK: Tensor, ke
 def worth_refining(problem: Correspondences, candidates: Candidates, options: EstimatorOptions) -> Candidates:
     """The best ones; the last of them is the best one of another place than the first, if there is any: what the margin has to be over."""
     index_BK = candidates.score_BK.topk(min(options.refined, candidates.score_BK.shape[1])).indices
-    poses_BK44 = problem.poses(candidates.vectors_BK13)
-    best_B144 = poses_BK44.gather(1, index_BK[:, :1, None, None].expand(-1, -1, 4, 4))
-    other_BK = elsewhere(se3.difference(poses_BK44, best_B144), options) & (candidates.score_BK > 0)  # invalid ones have less
+    away_BK6 = differences(candidates.vectors_BK13, _take(candidates.vectors_BK13, index_BK[:, :1]))
+    other_BK = elsewhere(away_BK6, options) & (candidates.score_BK > 0)  # invalid ones have less
     rival_B1 = torch.where(other_BK, candidates.score_BK, torch.full_like(candidates.score_BK, -torch.inf)).argmax(1, keepdim=True)
     last_B1 = torch.where(other_BK.any(1, keepdim=True) & (options.refined > 1), rival_B1, index_BK[:, -1:])
     return candidates.take(torch.cat([index_BK[:, :-1], last_B1], 1))
+
+
+def differences(vectors_BK13: Tensor, best_B113: Tensor) -> Tensor:
+    """(B, K, 6) of pose vectors to another one: the same as of the poses, whatever centre the vectors are around."""
+    return se3.difference(vectors_BK13[..., :12].unflatten(-1, (3, 4)), best_B113[..., :12].unflatten(-1, (3, 4)))
 
 
 def elsewhere(away_BK6: Tensor, options: EstimatorOptions) -> Tensor:
@@ -227,7 +231,7 @@ def _best_scale(problem: Correspondences, vectors_BK13: Tensor, scales_B1: list[
     """Score of each pose with the noise that suits it best, and that noise as a factor; (B, K) each."""
     residuals = problem.residuals(vectors_BK13)
     tried = [kernel.score(problem, problem.whitened(residuals, scale_B1), ASSUMED_SHARE) for scale_B1 in scales_B1]
-    best = torch.stack(tried, -1).max(-1)
+    best = torch.stack(tried).max(0)
     return best.values, torch.cat(scales_B1, 1).gather(1, best.indices)
 
 
@@ -254,12 +258,15 @@ def refine(problem: Correspondences, candidates: Candidates, steps: int, widenin
         white = problem.whitened(problem.residuals(vectors), scale * width)
         inlier, weight = kernel.expectation(problem, white, share)
         gradient, hessian = normal_equations(problem, white, weight, vectors, prior)
-        vectors = problem.moved(vectors, stretch * damped_step(gradient, hessian, ridge))
+        step_BK6 = damped_step(gradient, hessian, ridge)
+        vectors = problem.moved(vectors, step_BK6 if stretch == 1.0 else stretch * step_BK6)
         if kernel.even_at is None:
-            share = (inlier.sum(-1) / problem.count_B1).clamp(*SHARE_LIMITS)
-            dimensions = 2 * SHAPE - problem.single.freedom
-            ratio = (weight * white.square_BKN).sum(-1) / (inlier * dimensions).sum(-1).clamp(min=1e-9)
-            scale = (scale * width * ratio.clamp(0.04, 4).sqrt()).clamp(*limits)
+            found = inlier.sum(-1)
+            share = (found / problem.count_B1).clamp(*SHARE_LIMITS)
+            dimensions = 2.0 * SHAPE - problem.single.freedom
+            expected = (inlier * dimensions).sum(-1) if isinstance(dimensions, Tensor) else found * dimensions
+            ratio = (weight * white.square_BKN).sum(-1) / expected.clamp(min=1e-9)
+            scale = (scale * ratio.clamp(0.04, 4.0).sqrt() * width).clamp(*limits)
     return Candidates(vectors, scale, share, candidates.score_BK)
 
 
@@ -285,13 +292,14 @@ def normal_equations(problem: Correspondences, white: Whitened, weight_BKN: Tens
     """
     # bmm, with images and poses as one batch: a product written with @ is six calls of torch in place of one.
     sums = torch.bmm((weight_BKN * white.across_BKN).double(), problem.products_across_BNP)
-    sums = torch.nn.functional.pad(sums, (0, PRODUCTS - sums.shape[-1]))
     if white.along_BKN is not None:
+        sums = torch.nn.functional.pad(sums, (0, PRODUCTS - sums.shape[-1]))
         sums = sums + torch.bmm((weight_BKN * white.along_BKN).double(), problem.products_along_BNP)
     flat = vectors_BK13.flatten(0, 1)
     moves = problem.moves(flat)
-    both = torch.cat([moves, flat[..., None]], -1)  # (B K, 13, 7)
-    normal = sums.flatten(0, 1)[:, problem.layout]
+    entries = 13 if sums.shape[-1] == PRODUCTS else 12  # where no row has a constant there is nothing for the last one
+    both = torch.cat([moves, flat[..., None]], -1)[:, :entries]  # (B K, 13 or 12, 7)
+    normal = sums.flatten(0, 1)[:, problem.layout[:, :entries]]
     weighted = moves[:, :12].mT.bmm(normal).bmm(both).unflatten(0, vectors_BK13.shape[:2])
     hessian, gradient = weighted[..., :6], weighted[..., 6]
     if pull_BK13 is not None:
@@ -311,7 +319,7 @@ def refine_and_choose(problem: Correspondences, candidates: Candidates, options:
     scores_BK = _scores(part, candidates, kernel, prior)
     best_B1 = scores_BK.argmax(1, keepdim=True)
     winner = candidates.take(best_B1)
-    margin_B, modes_B66 = _rivals(problem.poses(candidates.vectors_BK13), problem.poses(winner.vectors_BK13), scores_BK, options)
+    margin_B, modes_B66 = _rivals(differences(candidates.vectors_BK13, winner.vectors_BK13), scores_BK, options)
     if part is not problem:
         winner = refine(problem, winner, FINAL_STEPS, narrowing, kernel, prior, narrowing)
     white = problem.whitened(problem.residuals(winner.vectors_BK13), winner.scale_BK)
@@ -335,9 +343,8 @@ def _agreement(poses_BK44: Tensor, prior: Prior) -> Tensor:
     return -(away_BK6 * (prior.information_B66[:, None] @ away_BK6[..., None])[..., 0]).sum(-1) / 2
 
 
-def _rivals(poses_BK44: Tensor, best_B144: Tensor, scores_BK: Tensor, options: EstimatorOptions) -> tuple[Tensor, Tensor]:
-    """margin_B and modes_B66 as in Solution."""
-    away_BK6 = se3.difference(poses_BK44, best_B144)
+def _rivals(away_BK6: Tensor, scores_BK: Tensor, options: EstimatorOptions) -> tuple[Tensor, Tensor]:
+    """margin_B and modes_B66 as in Solution, by the differences to the best one."""
     other_BK = elsewhere(away_BK6, options)
     margin_B = scores_BK.amax(1) - torch.where(other_BK, scores_BK, torch.full_like(scores_BK, -torch.inf)).amax(1)
     weighted = away_BK6 * scores_BK.softmax(1)[..., None]

@@ -36,12 +36,13 @@ class Kernel:
         if self.even_at is not None:
             bell = (freedom + self.even_at ** 2) / tail
             bell = bell * bell
-            return torch.where(white.across_BKN > 0, bell * bell, 0.0), tail
+            return bell * bell * white.across_BKN.sign(), tail
         peak = (problem.spread_square_B1 * (share_BK / (1 - share_BK))).float()[..., None] * freedom ** SHAPE
         square = tail * tail
         odds = white.across_BKN * peak / (square * square)
         if white.along_BKN is not None:
-            odds = odds * torch.where(white.along_BKN > 0, white.along_BKN.sqrt() * problem.spread_B.float()[:, None, None], 1.0)
+            measured = white.along_BKN.sqrt() * problem.spread_B.float()[:, None, None]
+            odds = odds * (measured + (1.0 - white.along_BKN.sign()))
         return odds, tail
 
     def expectation(self, problem: Correspondences, white: Whitened, share_BK: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ def support_of(localizer: Localizer, frame: Frame, estimate: Estimate) -> Suppor
     white = problem.whitened(residuals, torch.ones_like(problem.spread_B)[:, None])
     inlier_N = soft_inliers(white.square_BKN[0, 0].sqrt(), localizer.estimator.inlier_sigmas) > MIN_INLIER
     angles_N = residuals.across_BKN[0, 0].sqrt() / residuals.range_BKN[0, 0]
-    usable_N = residuals.seen_BKN[0, 0]
+    usable_N = residuals.seen_BKN[0, 0] > 0
     parts = [problem.points_BN3[0], problem.bearings_BN3[0], angles_N[:, None], (inlier_N & usable_N)[:, None]]
     rows = torch.cat([part.double() for part in parts], 1)[usable_N].cpu().numpy()
     points_N3, bearings_N3 = rows[:, :3], rows[:, 3:6]
