@@ -5,7 +5,7 @@ Everything is batched over images and hypotheses, of fixed shapes, and waits for
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ NEAR_SHARE = 0.5  # of the sets of a further round that are drawn near the best 
 INVALID = -1e9  # score of what is no hypothesis
 MISSED = 1e-3  # probability of having drawn no set of inliers alone, below which further rounds are left out
 FINAL_STEPS = 3  # of refinement on all correspondences
+REFINED_PER_ROUND = 16  # hypotheses of each round after the first, before they are compared with those of other rounds
+ROUND_STEPS = 4  # of that refinement
 SCALE_LIMITS = (1e-4, 0.3)  # of the noise found, over the spread of the points
 SHARE_LIMITS = (0.01, 0.99)
 
@@ -107,7 +109,9 @@ def estimate(problem: Correspondences, weights_BN: Tensor, draws_BK3: Tensor, op
             poses_BK44 = torch.cat([poses_BK44, *extra], 1)
             valid_BK = torch.cat([valid_BK, *(torch.ones_like(poses[..., 0, 0], dtype=torch.bool) for poses in extra)], 1)
         found, entropy_B = shortlist(problem, poses_BK44, valid_BK, kernel, prior)
-        candidates = worth_refining(problem, found if candidates is None else candidates.joined(found), options)
+        if candidates is not None:
+            found = candidates.joined(refined_by_part(problem, found, kernel, prior))
+        candidates = worth_refining(problem, found, options)
         if number + 1 == len(rounds):
             break
         inlier_BN = probable_inliers(problem, candidates, kernel)
@@ -115,13 +119,27 @@ def estimate(problem: Correspondences, weights_BN: Tensor, draws_BK3: Tensor, op
         near = sum(NEAR_SHARE * drawn.shape[1] for drawn in rounds[1:number + 1])
         if options.early_out and found_for_sure(guided_BN, inlier_BN, sum(drawn.shape[1] for drawn in rounds[:number + 1]) - near):
             break
+        if number == 0:  # what comes now is refined before it is compared
+            candidates = refined_by_part(problem, candidates, kernel, prior)
         # Half of the next sets come from what agrees with the best hypothesis so far, which has rarely all of the inliers.
         near_BN = drawn_by_BN * inlier_BN
         near_BN = near_BN / near_BN.sum(1, keepdim=True).clamp(min=1e-12)
         probabilities_BN = (1 - NEAR_SHARE) * guided_BN + NEAR_SHARE * near_BN
     # Where the noise is found, the one that suits a hypothesis best is wide enough already.
     widening = 1.0 if free_scale else options.refine_widening
-    return refine_and_choose(problem, candidates, options, kernel, widening, prior, entropy_B)
+    return refine_and_choose(problem, candidates, options, kernel, widening, prior, entropy_B, among_all=number > 0)
+
+
+def refined_by_part(problem: Correspondences, candidates: Candidates, kernel: Kernel, prior: Prior | None) -> Candidates:
+    """The best ones after some steps on a part of the correspondences, scored on all of them.
+
+    Among very many hypotheses of few inliers a right one that is only as good as its three points is not the best (locally optimised
+    RANSAC, Chum, Matas & Kittler 2003), nor is it always by a part of the correspondences.
+    """
+    index_BK = candidates.score_BK.topk(min(REFINED_PER_ROUND, candidates.score_BK.shape[1])).indices
+    near = refine(problem.subset(SCORED_NEXT), candidates.take(index_BK), ROUND_STEPS, 1.0, kernel, prior)
+    invalid_BK = near.score_BK <= INVALID / 2
+    return replace(near, score_BK=torch.where(invalid_BK, INVALID, _scores(problem, near, kernel, prior)))
 
 
 def in_rounds(draws_BK3: Tensor, rounds: int) -> list[Tensor]:
@@ -312,11 +330,16 @@ def normal_equations(problem: Correspondences, white: Whitened, weight_BKN: Tens
 
 
 def refine_and_choose(problem: Correspondences, candidates: Candidates, options: EstimatorOptions, kernel: Kernel, widening: float,
-                      prior: Prior | None = None, entropy_B: Tensor | None = None, narrowing: float = 1.0) -> Solution:
-    """Refine all candidates on a part of the correspondences, choose the best one afterwards, and finish it on all of them."""
+                      prior: Prior | None = None, entropy_B: Tensor | None = None, narrowing: float = 1.0,
+                      among_all: bool = False) -> Solution:
+    """Refine all candidates on a part of the correspondences, choose the best one afterwards, and finish it on all of them.
+
+    Args:
+        among_all: choose by all correspondences, not by that part: for hard frames.
+    """
     part = problem.subset(SCORED_NEXT)
     candidates = refine(part, candidates, options.refine_steps, widening, kernel, prior, narrowing)
-    scores_BK = _scores(part, candidates, kernel, prior)
+    scores_BK = _scores(problem if among_all else part, candidates, kernel, prior)
     best_B1 = scores_BK.argmax(1, keepdim=True)
     winner = candidates.take(best_B1)
     margin_B, modes_B66 = _rivals(differences(candidates.vectors_BK13, winner.vectors_BK13), scores_BK, options)
