@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -73,20 +72,21 @@ def node_in_process() -> type[NodeInProcess]:
 
 
 @pytest.fixture(scope='session')
-def small_room() -> tuple[Path, list[Any]]:
+def small_room(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """A map of a synthetic room, and frames that it was made of: here the messages are tested, not the map. Each folder that imports
     this has a fixture of its own, so it is the process that makes the map once."""
-    path, frames = _small_room()
+    path, frames = _small_room(tmp_path_factory.getbasetemp() / 'small_room')
     return path, list(frames)
 
 
 @lru_cache(maxsize=1)
-def _small_room() -> tuple[Path, tuple[Any, ...]]:
+def _small_room(folder: Path) -> tuple[Path, tuple[Any, ...]]:
     from dsac_ros.config import MappingOptions
     from dsac_ros.data.synthetic import SyntheticSource
     from dsac_ros.training.mapping import map_source
     source = SyntheticSource(room_seed=3, trajectory_seed=1, frames=20, width=320, height=240, texels_per_metre=150.0)
-    path = Path(tempfile.mkdtemp(prefix='dsac_small_')) / 'room.dsacmap'
+    folder.mkdir()
+    path = folder / 'room.dsacmap'
     options = MappingOptions(minutes=1.0, steps=250, augmented=0, capacity=24_000, width=128, held_out_share=0.1)
     map_source(source, path, options, device='cpu', quiet=True)
     return path, tuple(source)[::2]

@@ -276,14 +276,11 @@ def refine(problem: Correspondences, candidates: Candidates, steps: int, widenin
         white = problem.whitened(problem.residuals(vectors), scale * width)
         inlier, weight = kernel.expectation(problem, white, share)
         gradient, hessian = normal_equations(problem, white, weight, vectors, prior)
-        step_BK6 = damped_step(gradient, hessian, ridge)
-        vectors = problem.moved(vectors, step_BK6 if stretch == 1.0 else stretch * step_BK6)
+        vectors = problem.moved(vectors, stretch * damped_step(gradient, hessian, ridge))
         if kernel.even_at is None:
-            found = inlier.sum(-1)
-            share = (found / problem.count_B1).clamp(*SHARE_LIMITS)
+            share = (inlier.sum(-1) / problem.count_B1).clamp(*SHARE_LIMITS)
             dimensions = 2.0 * SHAPE - problem.single.freedom
-            expected = (inlier * dimensions).sum(-1) if isinstance(dimensions, Tensor) else found * dimensions
-            ratio = (weight * white.square_BKN).sum(-1) / expected.clamp(min=1e-9)
+            ratio = (weight * white.square_BKN).sum(-1) / (inlier * dimensions).sum(-1).clamp(min=1e-9)
             scale = (scale * ratio.clamp(0.04, 4.0).sqrt() * width).clamp(*limits)
     return Candidates(vectors, scale, share, candidates.score_BK)
 

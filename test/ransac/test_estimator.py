@@ -406,6 +406,22 @@ def test_further_rounds_find_what_three_noisy_points_hardly_show(monkeypatch: py
     assert max(found()) > 0.15
 
 
+def test_after_further_rounds_all_correspondences_choose() -> None:
+    """Every fourth of 2400, which is the part that candidates are refined on, agrees with one pose, all others with another one."""
+    few, most = (scenes.scene(seed, 'rgb', count=2400) for seed in (1, 2))
+    fourth = torch.arange(2400) % 4 == 0
+    values = {}
+    for field in fields(Correspondences):
+        one, other = getattr(few.problem, field.name), getattr(most.problem, field.name)
+        if one is not None:
+            values[field.name] = torch.where(fourth if one.dim() == 2 else fourth[:, None], one, other)
+    problem = Correspondences(**values)
+    starts = torch.from_numpy(np.stack([few.truth, most.truth]))[None]
+    for rounds, chosen in ((1, few), (2, most)):
+        solution = solve(problem, sets=8, options=replace(OPTIONS, rounds=rounds), starts_BS44=starts)
+        assert errors(solution, [chosen])[0][0] < 1e-3
+
+
 @pytest.mark.parametrize(('sets', 'rounds', 'sizes'), [(256, 1, [256]), (256, 4, [32, 32, 64, 128]), (9, 3, [2, 2, 5]), (2, 4, [1, 1]),
                                                         (16384, 3, [2048] * 8), (9000, 1, [9000]), (6000, 2, [2048, 952, 2048, 952])])
 def test_each_round_is_as_large_as_all_before_it_up_to_a_limit(sets: int, rounds: int, sizes: list[int]) -> None:
