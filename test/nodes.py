@@ -18,6 +18,7 @@ os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
 os.environ.update(room_for_images())
 
 _domains = itertools.count(os.getpid())
+_nodes = itertools.count()
 
 
 @pytest.fixture
@@ -27,10 +28,14 @@ def domain_id() -> int:
 
 
 class NodeInProcess:
-    """The real LocalizerNode with its executor in a thread, as a target for live_replay.Player."""
+    """The real LocalizerNode with its executor in a thread, as a target for live_replay.Player.
 
-    def __init__(self, domain_id: int, **parameters: Any) -> None:
-        self.domain_id, self.namespace = domain_id, f'/test_{os.getpid()}_{domain_id}'
+    Each has a namespace of its own: the lifecycle services of a destroyed node are seen in its domain until Python has collected its state
+    machine, and a client that finds those first sends its request to nobody.
+    """
+
+    def __init__(self, domain_id: int, namespace: str = '', **parameters: Any) -> None:
+        self.domain_id, self.namespace = domain_id, namespace or f'/test_{os.getpid()}_{domain_id}_{next(_nodes)}'
         self._parameters = parameters
 
     def __enter__(self) -> NodeInProcess:

@@ -1,7 +1,6 @@
 """What /diagnostics says of the real node, heard over real DDS: every level of every part, and why no data comes."""
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,10 +116,10 @@ def test_no_publisher(heard: Callable[..., Any], frames: list[Frame], capfd: pyt
         assert '/eye' in capfd.readouterr().err, 'one log line says it too'
 
 
-def test_a_quality_of_service_that_does_not_fit(heard: Callable[..., Any], frames: list[Frame], domain_id: int) -> None:
-    topic = f'/test_{os.getpid()}_{domain_id}/image'
-    with heard(**{'modality': 'rgbd', f'qos_overrides.{topic}.subscription.reliability': 'reliable'}) as (player, ear):
-        ear.wait('input image', ERROR, f'QoS of {topic} does not fit in RELIABILITY: player offers BEST_EFFORT, asked for is RELIABLE',
+def test_a_quality_of_service_that_does_not_fit(heard: Callable[..., Any], frames: list[Frame]) -> None:
+    strict = {'namespace': '/strict', 'qos_overrides./strict/image.subscription.reliability': 'reliable'}
+    with heard(modality='rgbd', **strict) as (player, ear):
+        ear.wait('input image', ERROR, 'QoS of /strict/image does not fit in RELIABILITY: player offers BEST_EFFORT, asked for is RELIABLE',
                  lambda: send(player, frames[0]))
         for stream in ('camera_info', 'depth'):  # the override is of one topic
             ear.wait(f'input {stream}', OK, 'Hz', lambda: send(player, frames[0], 0))

@@ -129,9 +129,7 @@ def test_it_starts_when_asked_tells_its_progress_and_the_localizer_loads_the_map
     out = tmp_path / 'better.dsacmap'
     with tuning(out, autostart=False, nice=2, localizer='localizer', **SMALL) as (node, player):
         assert node.wait(Told.IDLE).message == 'not started' and not ask(player, 'pause', True).success
-        target = node_in_process(domain_id, map=str(small_room[0]), modality='rgb')
-        target.namespace = node.namespace
-        with target:
+        with node_in_process(domain_id, node.namespace, map=str(small_room[0]), modality='rgb') as target:
             before = target.node.tracker
             assert ask(player, 'start').success and not ask(player, 'start').success
             node.wait(Told.TRAINING)

@@ -490,7 +490,6 @@ def test_what_a_callback_raises_ends_nothing(domain_id: int, capfd: pytest.Captu
 
 def test_two_robots_do_not_hear_each_other(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any) -> None:
     one, two = (node_in_process(domain_id, map=str(small_room[0]), **{'state.agreeing': 1}) for _ in range(2))
-    one.namespace, two.namespace = '/one', '/two'
     with one, two, Player(one, True) as first, Player(two, True) as second:
         first.wait_until_ready()
         second.wait_until_ready()

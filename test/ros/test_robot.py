@@ -51,8 +51,7 @@ def frames(small_room: tuple[Path, list[Frame]]) -> list[Frame]:
 def running(domain_id: int, small_room: tuple[Path, list[Frame]], node_in_process: Any) -> Callable[..., Any]:
     @contextmanager
     def run(namespace: str = '', **parameters: Any) -> Iterator[Player]:
-        target = node_in_process(domain_id, **({'map': str(small_room[0])} | PATIENT | parameters))
-        target.namespace = namespace or target.namespace
+        target = node_in_process(domain_id, namespace, **({'map': str(small_room[0])} | PATIENT | parameters))
         with target, Player(target, False) as player:
             player.target = target
             player.wait_until_ready()

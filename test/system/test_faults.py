@@ -424,8 +424,8 @@ def test_a_map_that_is_damaged_replaced_and_of_another_version_while_it_is_used(
 
 def test_a_quality_of_service_that_does_not_fit_and_then_does(small_room: tuple[Path, list[Frame]], node_in_process: Any) -> None:
     domain_id = 1 + (os.getpid() + 1) % 100
-    target = node_in_process(domain_id, map=str(small_room[0]), modality='rgb',
-                        **{f'qos_overrides./test_{os.getpid()}_{domain_id}/image.subscription.reliability': 'reliable'})
+    target = node_in_process(domain_id, '/strict', map=str(small_room[0]), modality='rgb',
+                             **{'qos_overrides./strict/image.subscription.reliability': 'reliable'})
     with target, Heard(target, False) as player:
         frame = small_room[1][0]
         for _ in range(6):
