@@ -11,11 +11,12 @@ import torch
 from scenery import folder, problem_set
 
 from benchmarks.ours import oracles, ours
-from benchmarks.peers import POSELIB, Estimator, peers
+from benchmarks.peers import POSELIB, Estimator, grid_of, peers
 from benchmarks.pose_estimators import main
 from benchmarks.problems import STRIDE
 from benchmarks.race import MIN_FRAMES, Heat, Record, append_records, race, read_records
 from benchmarks.report import summarise, write_report
+from dsac_ros.errors import DsacError
 from dsac_ros.evaluation.metrics import pose_error
 
 ESTIMATORS = ours((64,)) + oracles() + peers((10.0,))
@@ -46,6 +47,25 @@ def test_what_is_compiled_is_the_same_estimator(monkeypatch: pytest.MonkeyPatch)
 def test_peers_beside_the_pinned_ones(module: str) -> None:
     pytest.importorskip(module, reason='requirements/benchmarks.txt is not installed', exc_type=ImportError)
     assert any(module in estimator.name.lower() for estimator in ESTIMATORS)
+
+
+def test_a_grid_sees_each_cell_where_the_problem_does() -> None:
+    for stride in (STRIDE, 2 * STRIDE):
+        problem = problem_set('iid').problem(0, 0, 2, stride)
+        grid = grid_of(problem)
+        points_M3, camera_M3 = (part[0].flatten(1).T.numpy() for part in (grid.points_13HW, grid.camera_points_13HW))
+        filled = np.flatnonzero(points_M3.any(1))
+        assert len(filled) == len(problem.points_N3) < len(points_M3), 'one corner has no depth'
+        rows, columns = np.divmod(filled, grid.points_13HW.shape[-1])
+        centres_N2 = np.stack([columns, rows], 1) * STRIDE + STRIDE // 2
+        np.testing.assert_allclose(points_M3[filled], problem.points_N3, rtol=1e-6)
+        np.testing.assert_allclose(camera_M3[filled], problem.camera_points_N3(), rtol=1e-6, atol=1e-6)
+        assert grid.scale == STRIDE / stride
+        # Its focal lengths differ by a fiftieth, of which the grid has the mean.
+        np.testing.assert_allclose((centres_N2 - [grid.cx, grid.cy]) / grid.focal, problem.rays_N3()[:, :2], rtol=0.01)
+    distorted = replace(problem, pixels_N2=problem.pixels_N2 + 0.002 * problem.pixels_N2 ** 2)
+    with pytest.raises(DsacError, match='no square grid of pixels'):
+        grid_of(distorted)
 
 
 def test_race_gives_everybody_the_same_frames_until_the_budget_is_spent() -> None:
